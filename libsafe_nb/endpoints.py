@@ -26,35 +26,84 @@ class Endpoint:
 ENDPOINTS: dict[str, Endpoint] = {
     # Shown by the vendor, or seen in clients of real instances.
     "container_create": Endpoint("POST", "/container", "vendor", "create a container (form fields)"),
-    "container_metadata_set": Endpoint("PUT", "/container/{container}/metadata", "client", "write descriptors of a container"),
-    "file_upload": Endpoint("POST", "/container/{container}/file/upload", "client", "upload a file in chunks (multipart form: file, fileName, chunkIndex, path)"),
-    "file_by_path": Endpoint("GET", "/container/{container}/file/path/{path:path}", "client", "look a file or folder up by its path"),
+    "container_metadata_set": Endpoint(
+        "PUT", "/container/{container}/metadata", "client", "write descriptors of a container"
+    ),
+    "file_upload": Endpoint(
+        "POST",
+        "/container/{container}/file/upload",
+        "client",
+        "upload a file in chunks (multipart form: file, fileName, chunkIndex, path)",
+    ),
+    "file_by_path": Endpoint(
+        "GET",
+        "/container/{container}/file/path/{path:path}",
+        "client",
+        "look a file or folder up by its path",
+    ),
     "folder_create": Endpoint("POST", "/container/{container}/folder", "client", "create a folder"),
-    "file_list": Endpoint("GET", "/container/{container}/file/list", "client", "list a container's files; `limit` and `after` page through it (paging unverified)"),
-    "file_tag": Endpoint("POST", "/file/{file}/tag/{tag}", "vendor", "put a tag on a file (method unverified)"),
+    "file_list": Endpoint(
+        "GET",
+        "/container/{container}/file/list",
+        "client",
+        "list a container's files; `limit` and `after` page through it (paging unverified)",
+    ),
+    "file_tag": Endpoint(
+        "POST", "/file/{file}/tag/{tag}", "vendor", "put a tag on a file (method unverified)"
+    ),
     # Ours.
     "health": Endpoint("GET", "/health", "unverified", "is the server up (needs no key)"),
     "me": Endpoint("GET", "/user/me", "unverified", "the user whom the key belongs to"),
-    "user_create": Endpoint("POST", "/user", "unverified", "create a user; answers the API key and S3 credentials once (root key)"),
-    "user_key_revoke": Endpoint("DELETE", "/user/{user}/key", "unverified", "revoke a user's API key (root key)"),
+    "user_create": Endpoint(
+        "POST", "/user", "unverified", "create a user; answers the API key and S3 credentials once (root key)"
+    ),
+    "user_key_revoke": Endpoint(
+        "DELETE", "/user/{user}/key", "unverified", "revoke a user's API key (root key)"
+    ),
     "user_s3_create": Endpoint("POST", "/user/{user}/s3", "unverified", "regenerate a user's S3 credentials"),
     "user_s3_revoke": Endpoint("DELETE", "/user/{user}/s3", "unverified", "revoke a user's S3 credentials"),
     "container_list": Endpoint("GET", "/container", "unverified", "the containers that the key may see"),
     "container_get": Endpoint("GET", "/container/{container}", "unverified", "one container"),
-    "container_metadata_get": Endpoint("GET", "/container/{container}/metadata", "unverified", "read descriptors of a container"),
-    "container_grant": Endpoint("POST", "/container/{container}/grant", "unverified", "let another user work in a container"),
-    "container_import": Endpoint("POST", "/container/{container}/import", "unverified", "register rows of files in bulk (JSON lines; root key)"),
-    "notebook_open": Endpoint("GET", "/container/{container}/notebook/{path:path}", "unverified", "open a notebook: needs an active API key and S3 credentials, else 403"),
+    "container_metadata_get": Endpoint(
+        "GET", "/container/{container}/metadata", "unverified", "read descriptors of a container"
+    ),
+    "container_grant": Endpoint(
+        "POST", "/container/{container}/grant", "unverified", "let another user work in a container"
+    ),
+    "container_import": Endpoint(
+        "POST",
+        "/container/{container}/import",
+        "unverified",
+        "register rows of files in bulk (JSON lines; root key)",
+    ),
+    "notebook_open": Endpoint(
+        "GET",
+        "/container/{container}/notebook/{path:path}",
+        "unverified",
+        "open a notebook: needs an active API key and S3 credentials, else 403",
+    ),
     "file_get": Endpoint("GET", "/file/{file}", "unverified", "one file, with its hashes and tags"),
     "file_delete": Endpoint("DELETE", "/file/{file}", "unverified", "soft-delete a file"),
     "file_restore": Endpoint("POST", "/file/{file}/restore", "unverified", "undo a soft-delete"),
     "file_versions": Endpoint("GET", "/file/{file}/version", "unverified", "a file's versions, newest first"),
-    "file_storage_class": Endpoint("PUT", "/file/{file}/storage-class", "unverified", "move a file to another storage class (off-line ones cannot be read)"),
-    "file_metadata_get": Endpoint("GET", "/file/{file}/metadata", "unverified", "read a file's descriptors; null when it has none"),
+    "file_storage_class": Endpoint(
+        "PUT",
+        "/file/{file}/storage-class",
+        "unverified",
+        "move a file to another storage class (off-line ones cannot be read)",
+    ),
+    "file_metadata_get": Endpoint(
+        "GET", "/file/{file}/metadata", "unverified", "read a file's descriptors; null when it has none"
+    ),
     "file_metadata_set": Endpoint("PUT", "/file/{file}/metadata", "unverified", "write a file's descriptors"),
     "file_hash_set": Endpoint("PUT", "/file/{file}/hash", "unverified", "store a hash of a file"),
     "file_untag": Endpoint("DELETE", "/file/{file}/tag/{tag}", "unverified", "take a tag off a file"),
-    "file_search": Endpoint("POST", "/file/search", "unverified", "advanced file search: the vendor's properties and operators (path unverified)"),
+    "file_search": Endpoint(
+        "POST",
+        "/file/search",
+        "unverified",
+        "advanced file search: the vendor's properties and operators (path unverified)",
+    ),
     "bulk_hash": Endpoint("POST", "/file/bulk/hash", "unverified", "store many hashes"),
     "bulk_metadata": Endpoint("POST", "/file/bulk/metadata", "unverified", "write descriptors of many files"),
     "tag_list": Endpoint("GET", "/tag", "unverified", "all tags"),
