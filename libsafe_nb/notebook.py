@@ -1,0 +1,376 @@
+"""
+A function notebook: its parameters cell, and the copy of it that is executed. Pure: no disk, no network.
+
+One cell tagged `parameters` assigns the payload to `json_sample` (the vendor page's name) or `payload`; further
+names assigned there are typed parameters (contract 4). papermill injects the real values after that cell. A cell
+that assigns the payload *and* does other work, as the vendor page's sample does, would undo the injection, so there
+the literal is replaced (by syntax tree) with the injected value, and the record says so.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import hashlib
+import json
+import re
+import types
+import typing
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from libsafe_nb.errors import NotebookError, ParameterError
+
+PAYLOAD_NAMES = ("json_sample", "payload")
+MAX_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A declared parameter; `type` is what values are checked against (`typing.Any`: nothing is known)."""
+
+    name: str
+    type: Any
+    default: Any
+    in_payload: bool
+    """Declared in the default payload's `function_params`, not as a name of its own."""
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """Where a payload literal in the source was replaced: cell id, 1-based first and last line."""
+
+    cell: str
+    name: str
+    first_line: int
+    last_line: int
+
+
+@dataclass(frozen=True)
+class FunctionNotebook:
+    """
+    A notebook ready to run.
+
+    Attributes
+    ----------
+    node
+        The notebook to give to papermill: literals substituted, nothing injected yet.
+    payload_name
+        `json_sample` or `payload`; `json_sample` where the notebook assigns neither.
+    code_sha256
+        Of the code cells as the author wrote them: `[[cell id, source], …]` as canonical JSON.
+    """
+
+    name: str
+    node: Any
+    payload_name: str
+    parameters: Mapping[str, Parameter]
+    substitutions: tuple[Substitution, ...]
+    language: str
+    kernel_name: str | None
+    sha256: str
+    code_sha256: str
+    metadata: Mapping[str, Any]
+
+
+def parse(source: bytes, *, name: str) -> FunctionNotebook:
+    """
+    Read a notebook file's bytes.
+
+    Raises
+    ------
+    NotebookError
+        Not a notebook, too large, or two cells tagged `parameters`.
+    """
+    import nbformat
+
+    if len(source) > MAX_BYTES:
+        raise NotebookError(f"{name}: expected at most {MAX_BYTES} bytes, got {len(source)}", notebook=name)
+    try:
+        with warnings.catch_warnings():
+            # Notebooks older than format 4.5 have no cell ids; nbformat gives them some and warns.
+            warnings.simplefilter("ignore")
+            node = nbformat.reads(source.decode("utf-8-sig"), as_version=4)
+            _, node = nbformat.validator.normalize(node)
+            nbformat.validate(node)
+    except UnicodeDecodeError as exc:
+        raise NotebookError(
+            f"{name}: expected a notebook in UTF-8, got byte 0x{source[exc.start]:02x}", notebook=name
+        ) from exc
+    except Exception as exc:  # nbformat raises whatever the damage leads to: AttributeError, KeyError …
+        found = str(exc).strip().splitlines()[0][:160] if str(exc).strip() else type(exc).__name__
+        raise NotebookError(
+            f"{name}: expected a Jupyter notebook, got something else ({found})", notebook=name
+        ) from exc
+    return _prepare(node, name=name, sha256=hashlib.sha256(source).hexdigest())
+
+
+def from_script(source: bytes, *, name: str) -> FunctionNotebook:
+    """
+    A plain Python script as a one-cell notebook (contract 2, `exec`).
+
+    Raises
+    ------
+    NotebookError
+        Not Python.
+    """
+    import nbformat.v4
+
+    try:
+        text = source.decode("utf-8-sig")
+        ast.parse(text)
+    except (UnicodeDecodeError, SyntaxError, ValueError) as exc:
+        raise NotebookError(
+            f"{name}: expected a Python script, got something else ({exc})", notebook=name
+        ) from exc
+    cell = nbformat.v4.new_code_cell(text, id="script")
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    node = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": spec})
+    return _prepare(node, name=name, sha256=hashlib.sha256(source).hexdigest())
+
+
+def code_hash(cells: Iterable[Any]) -> str:
+    """SHA-256 of the code: cell ids and sources only, so outputs and formatting do not change it."""
+    import rfc8785
+
+    code = [[cell.id, cell.source] for cell in cells if cell.cell_type == "code"]
+    return hashlib.sha256(rfc8785.dumps(code)).hexdigest()
+
+
+def _prepare(node: Any, *, name: str, sha256: str) -> FunctionNotebook:
+    code_sha256 = code_hash(node.cells)
+    spec = node.metadata.get("kernelspec", {})
+    language = spec.get("language") or node.metadata.get("language_info", {}).get("name") or "python"
+    tagged = [cell for cell in node.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) > 1:
+        raise NotebookError(
+            f"{name}: expected one cell tagged 'parameters', got {len(tagged)}", notebook=name
+        )
+    found = _python(node, tagged) if language == "python" else _Found()
+    return FunctionNotebook(
+        name=name,
+        node=node,
+        payload_name=found.name or PAYLOAD_NAMES[0],
+        parameters=found.parameters,
+        substitutions=tuple(found.substitutions),
+        language=language,
+        kernel_name=spec.get("name"),
+        sha256=sha256,
+        code_sha256=code_sha256,
+        metadata=node.metadata.get("libsafe", {}),
+    )
+
+
+class _Found:
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.parameters: dict[str, Parameter] = {}
+        self.substitutions: list[Substitution] = []
+
+
+def _python(node: Any, tagged: list[Any]) -> _Found:
+    found = _Found()
+    for cell in node.cells:
+        if cell.cell_type != "code" or "injected-parameters" in cell.metadata.get("tags", []):
+            continue
+        body = _statements(cell.source)
+        assigned = {target: (statement, value) for statement, target, value in _assignments(body)}
+        payload = next((each for each in PAYLOAD_NAMES if each in assigned), None)
+        is_tagged = cell in tagged
+        if payload and found.name is None:
+            found.name = payload
+            _declare_payload(found, assigned[payload][1])
+        if is_tagged and _only_parameters(body):
+            for target, (statement, value) in assigned.items():
+                if target not in PAYLOAD_NAMES:
+                    found.parameters[target] = _declare(target, statement, value)
+        elif payload and _is_literal(assigned[payload][1]):
+            found.substitutions.append(_substitute(cell, payload, assigned[payload][0]))
+            if is_tagged:
+                cell.metadata["tags"] = [tag for tag in cell.metadata["tags"] if tag != "parameters"]
+    return found
+
+
+def _statements(source: str) -> list[ast.stmt]:
+    """The cell's top-level statements; none where it holds magics, which are not Python."""
+    try:
+        return ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return []
+
+
+def _assignments(body: list[ast.stmt]) -> Iterable[tuple[ast.stmt, str, ast.expr | None]]:
+    for statement in body:
+        if isinstance(statement, ast.Assign):
+            for target in statement.targets:
+                if isinstance(target, ast.Name):
+                    yield statement, target.id, statement.value
+        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            yield statement, statement.target.id, statement.value
+
+
+def _only_parameters(body: list[ast.stmt]) -> bool:
+    allowed = (ast.Assign, ast.AnnAssign, ast.Import, ast.ImportFrom)
+    return all(
+        isinstance(each, allowed) or (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
+        for each in body
+    )
+
+
+def _is_literal(value: ast.expr | None) -> bool:
+    return isinstance(value, ast.Dict)
+
+
+def _substitute(cell: Any, name: str, statement: ast.stmt) -> Substitution:
+    """Replace the literal by the injected value; the number of lines stays, so tracebacks still fit."""
+    first, last = statement.lineno, statement.end_lineno or statement.lineno
+    lines = cell.source.split("\n")
+    lines[first - 1 : last] = [f"{name} = {name}  # the literal here was replaced by libsafe-nb"] + [""] * (
+        last - first
+    )
+    cell.source = "\n".join(lines)
+    return Substitution(cell=cell.id, name=name, first_line=first, last_line=last)
+
+
+def _declare_payload(found: _Found, value: ast.expr | None) -> None:
+    try:
+        default = ast.literal_eval(value) if value is not None else {}
+        declared = default.get("function_params", {})
+        for name, each in declared.items():
+            found.parameters[str(name)] = Parameter(str(name), _type_of(each), each, in_payload=True)
+    except (ValueError, TypeError, AttributeError, SyntaxError, RecursionError):
+        # Computed rather than written out: nothing can be known of it before it runs.
+        return
+
+
+def _declare(name: str, statement: ast.stmt, value: ast.expr | None) -> Parameter:
+    try:
+        default = ast.literal_eval(value) if value is not None else None
+    except (ValueError, TypeError, SyntaxError, RecursionError):
+        default = None
+    if isinstance(statement, ast.AnnAssign):
+        return Parameter(name, _annotation(ast.unparse(statement.annotation)), default, in_payload=False)
+    return Parameter(name, _type_of(default), default, in_payload=False)
+
+
+_NAMES: dict[str, Any] = {
+    **{kind.__name__: kind for kind in (str, int, float, bool, list, dict)},
+    **{name: getattr(typing, name) for name in ("Any", "Literal", "Optional", "Union", "List", "Dict")},
+    "None": None,
+}
+
+
+def _annotation(source: str) -> Any:
+    """The type an annotation names; `Any` for one that is not built from JSON's own types."""
+    text = re.sub(r"\btyping\.", "", source)
+    tree = ast.parse(text, mode="eval")
+    allowed = (
+        ast.Expression,
+        ast.Name,
+        ast.Subscript,
+        ast.Tuple,
+        ast.Constant,
+        ast.BinOp,
+        ast.BitOr,
+        ast.Load,
+        ast.UnaryOp,
+        ast.USub,
+    )
+    if not all(isinstance(each, allowed) for each in ast.walk(tree)):
+        return Any
+    try:
+        # Only the names above, subscripts and `|` can stand in it: nothing of the author's is called.
+        return eval(compile(tree, "<annotation>", "eval"), {"__builtins__": {}}, _NAMES)  # noqa: S307
+    except Exception:
+        return Any
+
+
+def _type_of(default: Any) -> Any:
+    return Any if default is None else type(default)
+
+
+def bind(notebook: FunctionNotebook, given: Mapping[str, Any], *, known_only: bool) -> dict[str, Any]:
+    """
+    Check values against the declared parameters and return them converted, defaults of the payload filled in.
+
+    A string is converted to a declared number, boolean, list or object (the command line and, as far as is known,
+    the platform send strings). Undeclared names pass untouched unless `known_only`.
+
+    Raises
+    ------
+    ParameterError
+        An undeclared name with `known_only`, or a value of another type.
+    """
+    bound = {
+        each.name: copy.deepcopy(each.default) for each in notebook.parameters.values() if each.in_payload
+    }
+    for name, value in given.items():
+        declared = notebook.parameters.get(name)
+        if declared is None:
+            if known_only:
+                known = ", ".join(sorted(notebook.parameters)) or "none"
+                raise ParameterError(
+                    f"{notebook.name}: unknown parameter {name!r}; declared are: {known}", name=name
+                )
+            bound[name] = value
+        else:
+            bound[name] = convert(value, declared)
+    return bound
+
+
+def convert(value: Any, parameter: Parameter) -> Any:
+    """`value` as the parameter's type; see `bind`."""
+    if _fits(value, parameter.type):
+        return value
+    if isinstance(value, str):
+        for candidate in _readings(value):
+            if _fits(candidate, parameter.type):
+                return candidate
+    shown = repr(value)[:60]
+    raise ParameterError(
+        f"function_params.{parameter.name}: expected {_name(parameter.type)}, got {shown}",
+        name=parameter.name,
+    )
+
+
+def _readings(text: str) -> Iterable[Any]:
+    words = {"true": True, "false": False, "none": None, "null": None, "": None}
+    if text.lower() in words:
+        yield words[text.lower()]
+    try:
+        yield json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is Any:
+        return True
+    if kind is None or kind is type(None):
+        return value is None
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        return any(value == each and type(value) is type(each) for each in typing.get_args(kind))
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, each) for each in typing.get_args(kind))
+    if origin is list:
+        return isinstance(value, list) and all(_fits(each, typing.get_args(kind)[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _fits(each, typing.get_args(kind)[1]) for each in value.values()
+        )
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind) if isinstance(kind, type) else True
+
+
+def _name(kind: Any) -> str:
+    return (
+        kind.__name__
+        if isinstance(kind, type) and typing.get_origin(kind) is None
+        else str(kind).replace("typing.", "")
+    )
