@@ -1,0 +1,88 @@
+"""Which platform a run talks to: the payload's, the configured one, or the local platform, started on demand."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from libsafe_nb import settings as settings_
+from libsafe_nb.errors import SettingsError
+from libsafe_nb.payload import Payload
+from libsafe_nb.settings import S3Settings, Settings
+
+if TYPE_CHECKING:
+    from libsafe_nb.client import Client
+    from libsafe_nb.storage import Storage
+
+SAMPLE_KEY = "1234567890abcdefghijklmnopqrstuvwxyz"
+"""The key in the vendor's documented sample payload (page "Jupyter Notebooks"): a placeholder, never a key."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """An open way to a platform: REST, S3 and the settings both were made from."""
+
+    settings: Settings
+    client: Client
+    storage: Storage
+
+    @property
+    def s3(self) -> S3Settings:
+        assert self.settings.s3 is not None  # noqa: S101 - `connect` refuses settings without S3
+        return self.settings.s3
+
+    def secrets(self) -> dict[str, str]:
+        """The values that must never be stored, by name."""
+        named = {
+            "key_user": self.settings.key_user,
+            "key_root": self.settings.key_root,
+            "s3_secret_key": self.s3.secret_key,
+        }
+        return {name: value for name, value in named.items() if value}
+
+
+def connect(payload: Payload | None = None, *, settings: Settings | None = None) -> Connection:
+    """
+    Open the platform of `settings`; else the payload's own `api`; else the configured; else the local one.
+
+    Raises
+    ------
+    SettingsError
+        A platform is configured without a key or without S3 credentials.
+    LocalPlatformError
+        Nothing is configured and the local platform cannot start.
+    """
+    found = settings or _find(payload)
+    if not found.key_user:
+        raise SettingsError(f"{found.url}: an API key is needed; set LIBSAFE_KEY_USER or key_user in {settings_.config_file()}")
+    if found.s3 is None:
+        raise SettingsError(
+            f"{found.url}: S3 credentials are needed; set LIBSAFE_S3_BUCKET, LIBSAFE_S3_ACCESS_KEY and LIBSAFE_S3_SECRET_KEY"
+        )
+    # Imported here: `libsafe-nb --help` must not pay for requests and boto3.
+    from libsafe_nb.client import Client
+    from libsafe_nb.storage import Storage
+
+    assert found.url is not None  # noqa: S101 - every source of settings above has one
+    return Connection(settings=found, client=Client(found.url, found.key_user), storage=Storage(found.s3))
+
+
+def _find(payload: Payload | None) -> Settings:
+    configured = settings_.load()
+    api = payload.api if payload else {}
+    key = api.get("key_user")
+    if isinstance(key, str) and key not in ("", SAMPLE_KEY) and api.get("url"):
+        root = api.get("key_root")
+        return dataclasses.replace(
+            configured,
+            url=settings_.normalise_url(api["url"]),
+            key_user=key,
+            key_root=root if isinstance(root, str) and root else None,
+            source="payload",
+        )
+    if configured.configured:
+        return configured
+    from libsafe_nb import local
+
+    return local.ensure(configured.home / "platform")
