@@ -1,0 +1,77 @@
+"""
+Evidence on its way into the container: frozen on disk first, then stored once, file by file, never overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from libsafe_nb.errors import PreconditionFailed, StorageError
+
+if TYPE_CHECKING:
+    from libsafe_nb.storage import Storage
+
+TYPES = {".ipynb": "application/x-ipynb+json", ".json": "application/json", ".jsonl": "application/x-ndjson"}
+
+
+def folder(*, function: str, started: datetime, job: str) -> str:
+    """`provenance/{function}/{YYYYMMDDTHHMMSSmmmZ}-job{job}` (contract 5)."""
+    moment = started.astimezone(UTC)
+    stamp = moment.strftime("%Y%m%dT%H%M%S") + f"{moment.microsecond // 1000:03d}Z"
+    return f"provenance/{slug(function)}/{stamp}-job{job}"
+
+
+def slug(name: str) -> str:
+    """`name` as one path segment: letters, digits, dot, dash and underscore, at most 80 characters."""
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80]
+    return clean or "function"
+
+
+def freeze(target: Path, files: Mapping[str, bytes]) -> None:
+    """
+    Write all evidence files into `target` and force them to the disk, before the first is stored.
+
+    What is stored later, also by `recover`, is exactly these bytes.
+    """
+    target.mkdir(mode=0o700, exist_ok=True)
+    for name, data in files.items():
+        descriptor = os.open(target / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.write(data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    directory = os.open(target, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def store(storage: Storage, container: str, prefix: str, source: Path, names: list[str]) -> None:
+    """
+    Store the frozen files in the order given; a file that is there already with our bytes counts as done.
+
+    Raises
+    ------
+    StorageError
+        Another object stands at that place, or the storage did not take it.
+    """
+    for name in names:
+        put_once(storage, container, f"{prefix}/{name}", (source / name).read_bytes())
+
+
+def put_once(storage: Storage, container: str, path: str, data: bytes) -> None:
+    """Put `data` at `path` unless something is there; equal bytes there are as good as our own."""
+    kind = TYPES.get(Path(path).suffix, "application/octet-stream")
+    try:
+        storage.put(container, path, data, if_none_match=True, content_type=kind)
+    except PreconditionFailed as exc:
+        if storage.get(container, path) != data:
+            raise StorageError(f"container {container}: {path} exists already and is not ours", key=path) from exc
