@@ -1,0 +1,47 @@
+"""
+LIBSAFE Go functions as notebooks: write one, run it anywhere, keep a record of what happened.
+
+Names are loaded when they are first used, so that `import libsafe_nb` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from libsafe_nb.digest import digest as digest
+    from libsafe_nb.models import Run as Run
+    from libsafe_nb.payload import Payload as Payload
+    from libsafe_nb.runner import run as run
+
+__all__ = ["Payload", "Run", "digest", "load_ipython_extension", "local", "run"]
+
+_HOMES = {
+    "Payload": "libsafe_nb.payload",
+    "Run": "libsafe_nb.models",
+    "digest": "libsafe_nb.digest",
+    "run": "libsafe_nb.runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "local":
+        return importlib.import_module("libsafe_nb.local")
+    if name in _HOMES:
+        # `libsafe_nb.digest` is the function: importing its module would otherwise shadow it.
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'libsafe_nb' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """`%load_ext libsafe_nb`: makes `import libnova` work where the vendor's library is not installed."""
+    from libsafe_nb import compat
+
+    compat.install()

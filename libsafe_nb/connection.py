@@ -55,7 +55,9 @@ def connect(payload: Payload | None = None, *, settings: Settings | None = None)
     """
     found = settings or _find(payload)
     if not found.key_user:
-        raise SettingsError(f"{found.url}: an API key is needed; set LIBSAFE_KEY_USER or key_user in {settings_.config_file()}")
+        raise SettingsError(
+            f"{found.url}: an API key is needed; set LIBSAFE_KEY_USER or key_user in {settings_.config_file()}"
+        )
     if found.s3 is None:
         raise SettingsError(
             f"{found.url}: S3 credentials are needed; set LIBSAFE_S3_BUCKET, LIBSAFE_S3_ACCESS_KEY and LIBSAFE_S3_SECRET_KEY"

@@ -34,11 +34,19 @@ class Desk:
         None until the function called `job_end`; the first call wins, save that False lowers it.
     """
 
-    def __init__(self, connection: Connection, *, run: str, job: str, api: Mapping[str, Any], log: Path, scrub: Scrub) -> None:
+    def __init__(
+        self, connection: Connection, *, run: str, job: str, api: Mapping[str, Any], log: Path, scrub: Scrub
+    ) -> None:
         self.events: list[dict[str, Any]] = []
         self.verdict: bool | None = None
         self.nonce = secrets.token_urlsafe(24)
-        self._connection, self._run, self._job, self._api, self._scrub = connection, run, job, dict(api), scrub
+        self._connection, self._run, self._job, self._api, self._scrub = (
+            connection,
+            run,
+            job,
+            dict(api),
+            scrub,
+        )
         self._nonce_spent = False
         self._lock = threading.Lock()
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -68,7 +76,12 @@ class Desk:
             self._nonce_spent = True
         s3 = self._connection.s3
         fields = ("endpoint", "bucket", "access_key", "secret_key", "region")
-        return {"api": self._api, "s3": {name: getattr(s3, name) for name in fields}, "run": self._run, "job": self._job}
+        return {
+            "api": self._api,
+            "s3": {name: getattr(s3, name) for name in fields},
+            "run": self._run,
+            "job": self._job,
+        }
 
     def _event(self, *, event: dict[str, Any]) -> None:
         clean = json.loads(self._scrub(json.dumps(event, default=str)))
@@ -91,7 +104,9 @@ class Desk:
         self._event(event={"kind": "message", "type": type, "message": message, "file_id": file_id})
 
     def _hash(self, *, file_id: str, algorithm: str, value: str) -> None:
-        self._connection.client.call("file_hash_set", file=file_id, json={"algorithm": algorithm, "value": value})
+        self._connection.client.call(
+            "file_hash_set", file=file_id, json={"algorithm": algorithm, "value": value}
+        )
         self._event(event={"kind": "hash", "file_id": file_id, "algorithm": algorithm, "value": value})
 
     def _metadata(self, *, file_id: str, metadata: list[dict[str, Any]]) -> None:

@@ -128,7 +128,9 @@ def run(
             on_cell=on_cell,
         )
         journal = cleanup.enter_context(Journal(plan.folder))
-        journal.write("begun", run=plan.run, job=plan.payload.job, container=plan.payload.container, pid=os.getpid())
+        journal.write(
+            "begun", run=plan.run, job=plan.payload.job, container=plan.payload.container, pid=os.getpid()
+        )
         return _journey(plan, journal, began, on_start)
 
 
@@ -156,7 +158,9 @@ def _prepare(
     script: bool,
     on_cell: Callable[[CellState], None] | None,
 ) -> _Plan:
-    given = payload if isinstance(payload, Payload) else Payload.parse(payload) if payload is not None else None
+    given = (
+        payload if isinstance(payload, Payload) else Payload.parse(payload) if payload is not None else None
+    )
     _check_uploads(uploads)
     remote = str(notebook).startswith("libsafe://")
     # What needs no platform is checked before one is started.
@@ -193,9 +197,13 @@ def _check_uploads(uploads: list[Path]) -> None:
     seen: dict[str, Path] = {}
     for path in uploads:
         if not path.is_file():
-            raise UsageError(f"--upload {path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}")
+            raise UsageError(
+                f"--upload {path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}"
+            )
         if path.name in seen:
-            raise UsageError(f"--upload {path}: {seen[path.name]} has the same name; both would be stored as /{path.name}")
+            raise UsageError(
+                f"--upload {path}: {seen[path.name]} has the same name; both would be stored as /{path.name}"
+            )
         seen[path.name] = path
 
 
@@ -219,12 +227,22 @@ def _parse(source: bytes, name: str, *, script: bool) -> FunctionNotebook:
     return function
 
 
-def _bind(function: FunctionNotebook, given: Payload | None, params: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _bind(
+    function: FunctionNotebook, given: Payload | None, params: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
     strict = bool(function.metadata.get("strict_params"))
     bound = notebooks.bind(function, given.params if given else {}, known_only=strict)
     unknown = [name for name in bound if name not in function.parameters]
-    bound.update({name: notebooks.bind(function, {name: value}, known_only=True)[name] for name, value in params.items()})
-    return bound, [f"function_params.{name} is not declared by the notebook; it was passed on as it is" for name in unknown]
+    bound.update(
+        {
+            name: notebooks.bind(function, {name: value}, known_only=True)[name]
+            for name, value in params.items()
+        }
+    )
+    return bound, [
+        f"function_params.{name} is not declared by the notebook; it was passed on as it is"
+        for name in unknown
+    ]
 
 
 def _create_job(connection: Connection, payload: Payload, function: FunctionNotebook) -> str:
@@ -234,7 +252,9 @@ def _create_job(connection: Connection, payload: Payload, function: FunctionNote
     return str(connection.client.call("job_create", json=body)["id"])
 
 
-def _find_files(connection: Connection, payload: Payload, files: Sequence[str], uploads: list[Path]) -> list[dict[str, Any]]:
+def _find_files(
+    connection: Connection, payload: Payload, files: Sequence[str], uploads: list[Path]
+) -> list[dict[str, Any]]:
     """The run's files as the platform knows them, in order, each once."""
     found: dict[str, dict[str, Any]] = {}
     wanted = list(payload.file_ids or payload.file_paths) + list(files)
@@ -265,7 +285,9 @@ def _by_ids(connection: Connection, ids: list[str]) -> Iterator[dict[str, Any]]:
 # The run itself -------------------------------------------------------------------------------------------------
 
 
-def _journey(plan: _Plan, journal: Journal, began: float, on_start: Callable[[Execution], None] | None) -> Run:
+def _journey(
+    plan: _Plan, journal: Journal, began: float, on_start: Callable[[Execution], None] | None
+) -> Run:
     started = datetime.now(UTC)
     try:
         _announce(plan, started)
@@ -377,7 +399,9 @@ def _environment(door: Path) -> dict[str, str]:
 # After the last cell --------------------------------------------------------------------------------------------
 
 
-def _finish(plan: _Plan, journal: Journal, desk: Desk, execution: Execution, started: datetime, began: float) -> Run:
+def _finish(
+    plan: _Plan, journal: Journal, desk: Desk, execution: Execution, started: datetime, began: float
+) -> Run:
     outcome = execution.outcome
     status = "failed" if outcome.status == "completed" and desk.verdict is False else outcome.status
     function_key = plan.payload.function_key or Path(plan.function.name).stem
@@ -423,7 +447,9 @@ def _end(plan: _Plan, result: Run) -> None:
     if result.scraps:
         text = _scrubber(plan)(json.dumps({"scraps": result.scraps}, default=str))
         client.call("job_message", job=result.job, json={"type": "INFO", "message": text})
-    client.call("job_message", job=result.job, json={"type": "INFO", "message": f"evidence: {result.evidence}"})
+    client.call(
+        "job_message", job=result.job, json={"type": "INFO", "message": f"evidence: {result.evidence}"}
+    )
     current = client.call("job_get", job=result.job)
     if current["status"] in ("QUEUED", "RUNNING"):
         body = {
@@ -446,7 +472,9 @@ def _close_job(plan: _Plan, status: str, *, message: str) -> None:
     """Best effort: the error that led here matters more than one more."""
     client = plan.connection.client
     with contextlib.suppress(LibsafeError):
-        client.call("job_message", job=plan.payload.job, json={"type": "ERROR", "message": _scrubber(plan)(message)})
+        client.call(
+            "job_message", job=plan.payload.job, json={"type": "ERROR", "message": _scrubber(plan)(message)}
+        )
         client.call("job_update", job=plan.payload.job, json={"status": status})
 
 
@@ -476,7 +504,9 @@ def _record(
         "agent": {"user": {"id": plan.payload.user}, "runner": versions},
         "payload": payload,
         "payload_sha256": record.digest(record.canonical(payload)),
-        "secrets": [{"name": name, "via": "kernel"} for name in plan.connection.secrets() if name.startswith("key_")],
+        "secrets": [
+            {"name": name, "via": "kernel"} for name in plan.connection.secrets() if name.startswith("key_")
+        ],
         "started": record.timestamp(started),
         "ended": record.timestamp(datetime.now(UTC)),
         "clock": "host, not attested",
@@ -490,7 +520,11 @@ def _record(
         "platform_writes": record.platform_writes(desk.events),
         "cells": [dataclasses.asdict(each) for each in outcome.cells],
         "messages": [event for event in desk.events if event.get("kind") == "message"],
-        "env": {"python": platform.python_version(), "platform": platform.platform(), "kernel": outcome.kernel},
+        "env": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "kernel": outcome.kernel,
+        },
         "notebook": {"path": "executed.ipynb", "sha256": record.digest(executed), "size": len(executed)},
         "truncated": outcome.truncated,
         "not_captured": record.NOT_CAPTURED,

@@ -1,0 +1,3 @@
+from libsafe_nb.cli import main
+
+main()

