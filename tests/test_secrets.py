@@ -53,7 +53,7 @@ def test_a_secret_cannot_be_joined_dumped_or_pickled():
         json.dumps(secret)
     with pytest.raises(TypeError, match="its own settings"):
         pickle.dumps(secret)
-    assert USER == secret.reveal()
+    assert secret.reveal() == USER
 
 
 def test_secrets_compare_by_name_and_value():
@@ -112,21 +112,21 @@ def test_the_payload_keeps_everything_but_its_keys():
 
     assert before == given
     assert [Secret("key_user", USER), Secret("key_root", ROOT)] == secrets
-    assert {
+    assert clean["api"] == {
         "url": "http://go.example",
         "key_user": {"$secret": "key_user"},
         "key_root": {"$secret": "key_root"},
-    } == clean["api"]
+    }
     assert given["function_params"] == clean["function_params"]
-    assert {"same": {"$secret": "key_user"}, "list": [{"$secret": "key_root"}, 1, None]} == clean["more"]
+    assert clean["more"] == {"same": {"$secret": "key_user"}, "list": [{"$secret": "key_root"}, 1, None]}
     assert USER not in json.dumps(clean)
 
 
 def test_declared_parameters_are_secrets_too():
     clean, secrets = redact_payload(payload(key_user=USER), names=["token", "absent"])
 
-    assert {"$secret": "token"} == clean["function_params"]["token"]
-    assert ["key_user", "token"] == [secret.name for secret in secrets]
+    assert clean["function_params"]["token"] == {"$secret": "token"}
+    assert [secret.name for secret in secrets] == ["key_user", "token"]
 
 
 def test_filling_is_the_inverse():
@@ -140,18 +140,18 @@ def test_filling_is_the_inverse():
 def test_one_value_under_two_names_keeps_both():
     clean, secrets = redact_payload(payload(key_user=USER, key_root=USER))
 
-    assert {"$secret": "key_root"} == clean["api"]["key_root"]
-    assert {"$secret": "key_user"} == clean["more"]["same"]
-    assert 2 == len(secrets)
+    assert clean["api"]["key_root"] == {"$secret": "key_root"}
+    assert clean["more"]["same"] == {"$secret": "key_user"}
+    assert len(secrets) == 2
 
 
 def test_a_payload_without_keys_has_no_secrets():
     for api in ({}, {"key_user": "", "key_root": None}, {"key_user": {"$secret": "key_user"}}):
         clean, secrets = redact_payload(payload(**api))
 
-        assert [] == secrets
+        assert secrets == []
         assert payload(**api) == clean
-    assert ({"api": None}, []) == redact_payload({"api": None})
+    assert redact_payload({"api": None}) == ({"api": None}, [])
 
 
 @pytest.mark.parametrize("value", ["short", 12, ["a"]])
@@ -159,5 +159,5 @@ def test_a_key_that_cannot_be_kept_secret_is_refused(value):
     with pytest.raises(PayloadError) as caught:
         redact_payload(payload(key_user=value))
 
-    assert "api.key_user" == caught.value.path
+    assert caught.value.path == "api.key_user"
     assert str(caught.value).startswith("api.key_user: expected")
