@@ -31,12 +31,12 @@ from libsafe_nb.errors import LibsafeError, NotebookError, NotFound, PlatformErr
 from libsafe_nb.journal import Journal
 from libsafe_nb.models import Run, describe
 from libsafe_nb.notebook import FunctionNotebook
+from libsafe_nb.papermill_io import split
 from libsafe_nb.payload import Payload
 from libsafe_nb.settings import Settings
 
 if TYPE_CHECKING:
     from libsafe_nb.engine import CellState, Execution, Limits
-    from libsafe_nb.settings import S3Settings  # noqa: F401
 
 DEFAULT_CONTAINER = "1"
 """The local platform's default container."""
@@ -215,9 +215,7 @@ def _read_local(path: Path) -> bytes:
 
 
 def _read_remote(connection: Connection, address: str) -> bytes:
-    container, _, path = address.removeprefix("libsafe://").partition("/")
-    if not container or not path:
-        raise NotebookError(f"{address}: expected libsafe://CONTAINER/path.ipynb", notebook=address)
+    container, path = split(address)
     return connection.storage.get(container, path)
 
 
