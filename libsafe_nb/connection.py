@@ -29,7 +29,7 @@ class Connection:
 
     @property
     def s3(self) -> S3Settings:
-        assert self.settings.s3 is not None  # noqa: S101 - `connect` refuses settings without S3
+        assert self.settings.s3 is not None
         return self.settings.s3
 
     def secrets(self) -> dict[str, str]:
@@ -66,7 +66,7 @@ def connect(payload: Payload | None = None, *, settings: Settings | None = None)
     from libsafe_nb.client import Client
     from libsafe_nb.storage import Storage
 
-    assert found.url is not None  # noqa: S101 - every source of settings above has one
+    assert found.url is not None
     return Connection(settings=found, client=Client(found.url, found.key_user), storage=Storage(found.s3))
 
 

@@ -1,0 +1,55 @@
+"""One real local platform for all tests, in a home of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from libsafe_nb import local
+from libsafe_nb.connection import connect
+
+ROOT = Path(__file__).parent.parent
+VENDOR_PAGE = ROOT.parent / "shared" / "vendor-notebook-page.txt"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory):
+    """An empty home: no test sees the settings of whoever runs it, and none leaves anything in them."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("LIBSAFE_"):
+                patch.delenv(name)
+        patch.setenv("LIBSAFE_NB_HOME", str(folder / "state"))
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def platform(home, tmp_path_factory):
+    """A running local platform, shared by the tests; each makes the containers and jobs it needs."""
+    with local.serve(tmp_path_factory.mktemp("platform")) as served:
+        yield served
+
+
+@pytest.fixture
+def connection(platform):
+    return connect(settings=platform.settings)
+
+
+@pytest.fixture
+def container(connection):
+    """A container of the test's own."""
+    return str(connection.client.call("container_create", form={"name": "test"})["id"])
+
+
+@pytest.fixture(scope="session")
+def vendor_sample():
+    """The full code sample of the vendor's page, cut out when the tests run; it is not ours to commit."""
+    if not VENDOR_PAGE.exists():
+        pytest.skip("the vendor's page is not beside this checkout")
+    page = VENDOR_PAGE.read_text()
+    start = page.index("The full code sample:") + len("The full code sample:")
+    return page[start : page.index("You can use your Jupyter Notebooks in the same way")].strip() + "\n"

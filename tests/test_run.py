@@ -1,0 +1,410 @@
+"""One function notebook end to end: real kernel, real REST, real S3."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+import libsafe_nb
+from libsafe_nb import errors
+from libsafe_nb.settings import S3Settings, Settings
+
+ROOT = Path(__file__).parent.parent
+PARAMETERS = 'json_sample = {"function_data": {"container": {"id": "1"}}, "function_params": {}}'
+START = """
+import json
+from libnova.com.Nuclio.Request import Request
+from libnova.com.Api import File, Job, JobMessage
+request = Request(None, type("Event", (), {"body": json.dumps(json_sample)})())
+request.job_init()
+"""
+
+
+def notebook(folder, *cells, name="f.ipynb"):
+    made = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, cells)]
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path = folder / name
+    nbformat.write(new_notebook(cells=made, metadata={"kernelspec": spec}), path)
+    return path
+
+
+@pytest.fixture
+def run(platform, container):
+    def run(path, **options):
+        options.setdefault("container", container)
+        return libsafe_nb.run(options.pop("payload", None), path, settings=platform.settings, **options)
+
+    return run
+
+
+@pytest.fixture
+def job(connection):
+    return lambda run: connection.client.call("job_get", job=run.job)
+
+
+@pytest.fixture
+def messages(connection):
+    return lambda run: connection.client.call("job_messages", job=run.job)
+
+
+@pytest.fixture
+def stored(connection):
+    def stored(run, name):
+        prefix = run.evidence.removeprefix(f"libsafe://{run.container}/")
+        return connection.storage.get(run.container, prefix + name)
+
+    return stored
+
+
+@pytest.fixture
+def samples(tmp_path):
+    made = []
+    for number in range(3):
+        path = tmp_path / f"sample {number} é.bin"
+        path.write_bytes(bytes([number]) * (1000 + number))
+        made.append(path)
+    return made
+
+
+def assert_hashed(connection, run, samples, messages):
+    about = [each for each in messages(run) if each["file_id"]]
+    assert len(about) == 9
+    for path in samples:
+        file = connection.client.call("file_by_path", container=run.container, path=path.name)
+        stored = connection.client.call("file_get", file=file["id"])["hashes"]
+        for name in ("md5", "sha1", "sha256"):
+            tool = subprocess.run(
+                [f"{name}sum", path], capture_output=True, text=True, check=True
+            ).stdout.lstrip("\\")
+            assert stored[name] == tool.split()[0]
+            assert any(each["file_id"] == file["id"] and stored[name] in each["message"] for each in about)
+
+
+def test_vendor_sample_runs_verbatim_as_a_notebook(
+    tmp_path, vendor_sample, run, connection, samples, job, messages, stored
+):
+    """The page's three listings as three cells, the payload cell tagged."""
+    start = vendor_sample.index("json_sample = {")
+    end = vendor_sample.index("# Initialize the Request parser")
+    cells = [
+        new_code_cell(vendor_sample[:start]),
+        new_code_cell(vendor_sample[start:end]),
+        new_code_cell(vendor_sample[end:]),
+    ]
+    cells[1].metadata["tags"] = ["parameters"]
+    path = tmp_path / "vendor.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+
+    done = run(path, uploads=samples)
+
+    assert done.status == "completed", done.error
+    assert job(done)["status"] == "COMPLETED"
+    assert_hashed(connection, done, samples, messages)
+    assert stored(done, "executed.ipynb")
+
+
+def test_vendor_sample_runs_verbatim_as_a_script(
+    tmp_path, vendor_sample, run, connection, samples, job, messages, stored
+):
+    path = tmp_path / "vendor.py"
+    path.write_text(vendor_sample)
+
+    done = run(path, script=True, uploads=samples)
+
+    assert job(done)["status"] == "COMPLETED", done.error
+    assert_hashed(connection, done, samples, messages)
+    assert json.loads(stored(done, "record.json"))["function"]["substitutions"][0]["name"] == "json_sample"
+
+
+def test_handler_of_the_newer_layout_runs_unchanged(tmp_path, run, connection, samples, job):
+    """The shape of a published Function: bytes body, context.logger, metadata as a JSON string."""
+    handler = """
+from libnova.common.nuclio.Request import Request
+from libnova.common.api import File
+from libnova.common.api.JobMessage import JobMessageType
+
+def handler(context, event):
+    context.logger.info("called with " + event.body.decode("utf-8")[:10])
+    request_helper = Request(context, event)
+    request_helper.job_init()
+    for fid in request_helper.JSONData['function_data']['files']['ids']:
+        File.get_metadata(fid, flatten=True)
+        File.set_metadata(fid, '{"metadata": [{"iecode": "relation", "value": "aspace:/x/' + fid + '"}]}')
+        File.set_metadata_values(fid, '[{"iecode": "subject", "value": ["a", "b"]}]')
+        request_helper.log("linked", JobMessageType.INFO, fid)
+    request_helper.job_end(True)
+"""
+    call = """
+import json, logging
+class Context: logger = logging.getLogger("function")
+class Event: body = json.dumps(json_sample).encode()
+handler(Context(), Event())
+"""
+    done = run(notebook(tmp_path, handler, call), uploads=samples[:1])
+
+    assert job(done)["status"] == "COMPLETED", done.error
+    file = connection.client.call("file_by_path", container=done.container, path=samples[0].name)
+    found = {
+        each["iecode"]: each["value"] for each in connection.client.call("file_metadata_get", file=file["id"])
+    }
+    assert found == {"relation": [f"aspace:/x/{file['id']}"], "subject": ["a", "b"]}
+
+
+def test_a_cell_that_raises_fails_the_job_and_leaves_evidence(tmp_path, run, job, messages, stored):
+    done = run(notebook(tmp_path, START, "1/0", "print('never')"))
+
+    assert (done.status, done.exit_code) == ("failed", 1)
+    assert job(done)["status"] == "FAILED"
+    record = json.loads(stored(done, "record.json"))
+    assert record["error"]["cell_id"] in " ".join(each["message"] for each in messages(done))
+    assert [each["status"] for each in record["cells"]][-2:] == ["failed", "not-run"]
+    with pytest.raises(errors.RunFailed, match="ZeroDivisionError"):
+        done.raise_for_failure()
+
+
+def test_job_end_false_fails_the_job(tmp_path, run, job, stored):
+    done = run(
+        notebook(tmp_path, START, "request.job_end(True); request.job_end(False); request.log('after')")
+    )
+
+    assert (done.status, done.exit_code, job(done)["status"]) == ("failed", 1, "FAILED")
+    assert json.loads(stored(done, "record.json"))["job_result"] is False
+
+
+def test_a_notebook_that_never_ends_its_job_is_completed(tmp_path, run, job):
+    done = run(notebook(tmp_path, "print('nothing to say')"))
+
+    assert (done.exit_code, job(done)["status"]) == (0, "COMPLETED")
+
+
+@pytest.mark.parametrize(
+    ("cell", "status", "code"),
+    [
+        ("import sys; sys.exit(0)", "completed", 0),
+        ("import sys; sys.exit(7)", "failed", 1),
+        ("import os; os._exit(0)", "errored", 3),
+    ],
+)
+def test_exits_and_deaths_are_told_apart(tmp_path, run, job, cell, status, code):
+    done = run(notebook(tmp_path, cell, "print('rest')"))
+
+    assert (done.status, done.exit_code) == (status, code)
+    assert job(done)["status"] == ("COMPLETED" if status == "completed" else "FAILED")
+
+
+def test_a_deadline_ends_the_run(tmp_path, run, job, stored):
+    done = run(notebook(tmp_path, "print('before', flush=True)\nimport time; time.sleep(600)"), timeout=3)
+
+    assert (done.status, done.exit_code, job(done)["status"]) == ("timeout", 4, "FAILED")
+    assert b"before" in stored(done, "executed.ipynb")
+
+
+def test_the_start_record_stands_before_the_first_cell(tmp_path, run, connection):
+    cell = """
+from libnova.com.Api import Job
+from libsafe_nb.compat import session
+from libnova.com.Filesystem import S3
+print(json_sample["function_data"]["job"]["id"])
+"""
+    done = run(notebook(tmp_path, cell))
+
+    started = json.loads(connection.storage.get(done.container, f"provenance/started/{done.run}.json"))
+    assert (started["run"], started["job"]) == (done.run, done.job)
+
+
+def test_scraps_reach_the_run_and_the_job(tmp_path, run, job, messages):
+    done = run(notebook(tmp_path, "import scrapbook\nscrapbook.glue('answer', 42)"))
+
+    assert done.scraps == {"answer": 42}
+    assert job(done)["result"]["scraps"] == {"answer": 42}
+    assert any('"answer": 42' in each["message"] for each in messages(done))
+
+
+def test_parameters_reach_the_notebook(tmp_path, run, stored):
+    path = notebook(tmp_path, "print('got', count + 1, json_sample['function_params']['count'])")
+    node = nbformat.read(path, 4)
+    node.cells[0].source += "\ncount: int = 1"
+    nbformat.write(node, path)
+
+    assert b"got 6 5" in stored(run(path, params={"count": "5"}), "executed.ipynb")
+    with pytest.raises(errors.ParameterError, match="unknown parameter 'cuont'"):
+        run(path, params={"cuont": "5"})
+    with pytest.raises(errors.ParameterError, match="expected int"):
+        run(path, params={"count": "five"})
+
+
+def test_no_key_is_stored(tmp_path, run, connection, platform, messages):
+    cell = (
+        START
+        + """
+assert len(json_sample["api"]["key_user"]) >= 8
+print(json_sample["api"]["key_user"])
+print(json_sample)
+request.log("the key is " + json_sample["api"]["key_user"])
+import os, subprocess
+print(subprocess.run(["env"], capture_output=True, text=True).stdout)
+print({name for name in os.environ if name.startswith("LIBSAFE_")})
+raise ValueError(json_sample["api"]["key_user"])
+"""
+    )
+    done = run(notebook(tmp_path, cell))
+
+    assert done.status == "failed"
+    keys = [platform.settings.key_user, platform.settings.key_root, platform.settings.s3.secret_key]
+    bodies = [
+        connection.storage.get(done.container, each.path)
+        for each in connection.storage.list(done.container, "")
+    ]
+    bodies += [
+        json.dumps([messages(done), connection.client.call("job_get", job=done.job), done.to_json()]).encode()
+    ]
+    assert len(bodies) >= 4
+    for key in keys:
+        assert not any(key.encode() in body for body in bodies)
+    assert any(b"[redacted:key_user]" in body for body in bodies)
+
+
+def test_uploads_of_equal_bytes_are_stored_once(tmp_path, run, connection, samples):
+    path = notebook(tmp_path, "1")
+    done = run(path, uploads=samples[:1])
+    run(path, uploads=samples[:1])
+    samples[0].write_bytes(b"changed")
+    run(path, uploads=samples[:1])
+
+    assert len(list(connection.storage.versions(done.container, samples[0].name))) == 2
+
+
+def test_two_uploads_of_one_name_are_refused(tmp_path, run, samples):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / samples[0].name).write_bytes(b"x")
+
+    with pytest.raises(errors.UsageError, match="the same name"):
+        run(notebook(tmp_path, "1"), uploads=[samples[0], tmp_path / "other" / samples[0].name])
+
+
+def test_a_notebook_in_the_container_runs(tmp_path, run, connection, container):
+    connection.storage.put(container, "/in here.ipynb", notebook(tmp_path, "print('from s3')").read_bytes())
+
+    assert run(f"libsafe://{container}/in here.ipynb").status == "completed"
+
+
+@pytest.mark.parametrize("name", ["hash_files.ipynb", "create_md5_manifest.ipynb"])
+def test_worked_functions_complete_on_their_samples(name, run, job, connection):
+    files = sorted((ROOT / "notebooks" / "samples").iterdir())
+
+    done = run(ROOT / "notebooks" / name, uploads=files)
+
+    assert job(done)["status"] == "COMPLETED", done.error
+    if name.startswith("create"):
+        manifest = connection.storage.get(done.container, done.scraps["manifest"]).decode()
+        assert manifest == "".join(
+            f"{hashlib.md5(each.read_bytes()).hexdigest()}  {each.name}\n" for each in files
+        )
+
+
+def test_sixteen_runs_at_once_in_threads(tmp_path, run, job):
+    path = notebook(tmp_path, "import os; print(os.getcwd()); open('mark', 'x').close()")
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        done = [each.result() for each in [pool.submit(run, path) for _ in range(16)]]
+
+    assert [each.status for each in done] == ["completed"] * 16
+    assert {job(each)["status"] for each in done} == {"COMPLETED"}
+    assert len({each.evidence for each in done}) == 16
+
+
+def test_eight_runs_at_once_in_processes(tmp_path, platform, container, connection):
+    path = notebook(tmp_path, "import os; open('mark', 'x').close()")
+    environ = command_environment(platform)
+    command = [sys.executable, "-m", "libsafe_nb", "run", str(path), "--container", container, "--json"]
+    started = [
+        subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    outputs = [each.communicate() for each in started]
+
+    assert [each.returncode for each in started] == [0] * 8, outputs
+    found = [json.loads(out) for out, _ in outputs]
+    assert len({each["evidence"] for each in found}) == 8
+    assert {connection.client.call("job_get", job=each["job"])["status"] for each in found} == {"COMPLETED"}
+
+
+def command_environment(platform):
+    import os
+
+    settings = platform.settings
+    return {
+        **os.environ,
+        "LIBSAFE_URL": settings.url,
+        "LIBSAFE_KEY_USER": settings.key_user,
+        "LIBSAFE_S3_ENDPOINT": settings.s3.endpoint,
+        "LIBSAFE_S3_BUCKET": settings.s3.bucket,
+        "LIBSAFE_S3_ACCESS_KEY": settings.s3.access_key,
+        "LIBSAFE_S3_SECRET_KEY": settings.s3.secret_key,
+    }
+
+
+def command(platform, *arguments, **environ):
+    import os
+
+    full = {**command_environment(platform), **environ}
+    assert os.environ
+    return subprocess.run(
+        [sys.executable, "-m", "libsafe_nb", *arguments],
+        env=full,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_bad_usage_is_exit_2_and_one_sentence(tmp_path, platform):
+    good = str(notebook(tmp_path, "1"))
+    (tmp_path / "bad.json").write_text('{"function_data": {"container": {"id": "x"}}}')
+    for arguments in (
+        ["run", str(tmp_path / "absent.ipynb")],
+        ["run", good, "--param", "x=1"],
+        ["run", good, "--param", "x"],
+        ["run", good, "--payload", str(tmp_path / "bad.json")],
+        ["run", good, "--upload", str(tmp_path)],
+        ["run", good, "--nonsense"],
+    ):
+        done = command(platform, *arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert "Traceback" not in done.stderr
+        assert done.stderr.strip()
+
+
+def test_platform_down_is_exit_3_and_one_sentence(tmp_path, platform):
+    done = command(platform, "run", str(notebook(tmp_path, "1")), LIBSAFE_URL="http://127.0.0.1:9")
+
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "127.0.0.1:9" in done.stderr
+
+
+def test_doctor_tells_what_is_there(platform):
+    done = command(platform, "doctor")
+
+    assert done.returncode == 0, done.stdout
+    assert platform.settings.url in done.stdout
+
+
+def test_a_wrong_key_is_told(tmp_path, platform):
+    settings = Settings(
+        url=platform.settings.url,
+        key_user="a-wrong-key-altogether",
+        key_root=None,
+        s3=S3Settings(platform.settings.s3.endpoint, platform.settings.s3.bucket, "a", "b"),
+        home=platform.settings.home,
+        source="test",
+    )
+    with pytest.raises(errors.Unauthorized):
+        libsafe_nb.run(None, notebook(tmp_path, "1"), settings=settings)
