@@ -56,7 +56,7 @@ class Desk:
 
     def answer(self, do: str, fields: dict[str, Any]) -> Any:
         """One request from the door; see the methods below for the words it knows."""
-        doing = {
+        doing: dict[str, Callable[..., Any]] = {
             "keys": self._keys,
             "event": self._event,
             "verdict": self._verdict,
@@ -64,10 +64,10 @@ class Desk:
             "hash": self._hash,
             "metadata": self._metadata,
             "end": self._verdict,
-        }.get(do)
-        if doing is None:
+        }
+        if do not in doing:
             raise UsageError(f"the door knows no {do!r}")
-        return doing(**fields)
+        return doing[do](**fields)
 
     def _keys(self, *, nonce: str) -> dict[str, Any]:
         with self._lock:

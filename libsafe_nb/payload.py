@@ -171,7 +171,7 @@ def _decode(source: str | bytes) -> Any:
     try:
         text = source.decode("utf-8-sig") if isinstance(source, bytes) else source
     except UnicodeDecodeError as exc:
-        _refuse("", f"expected UTF-8, got byte 0x{source[exc.start]:02x} at {exc.start}")  # type: ignore[str-bytes-safe]
+        _refuse("", f"expected UTF-8, got byte 0x{source[exc.start]:02x} at {exc.start}")
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as exc:

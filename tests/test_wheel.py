@@ -1,0 +1,72 @@
+"""What a user installs: a built wheel, in a fresh environment, outside the checkout."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    target = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(target), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(target.glob("*.whl"))
+
+
+def test_notebooks_and_templates_travel_in_the_wheel(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+
+    for folder in ("notebooks", "templates"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and ".ipynb_checkpoints" not in path.parts:
+                assert f"libsafe_nb/{folder}/{path.relative_to(ROOT / folder)}" in names
+
+
+def test_no_top_level_libnova_and_no_pth_file(wheel):
+    """Either would shadow the vendor's own library."""
+    names = zipfile.ZipFile(wheel).namelist()
+
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"libsafe_nb"}
+    assert not [name for name in names if name.endswith(".pth")]
+
+
+def test_the_installed_wheel_runs_a_notebook_of_its_own(wheel, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", f"{wheel}[local]"], check=True, capture_output=True
+    )
+    sample = tmp_path / "a file.txt"
+    sample.write_text("hello")
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LIBSAFE_NB_HOME": str(tmp_path / "state")}
+    kept = {name: os.environ[name] for name in ("LANG", "TMPDIR") if name in os.environ}
+    find = "import libsafe_nb, pathlib; print(pathlib.Path(libsafe_nb.__file__).parent / 'notebooks' / 'hash_files.ipynb')"
+    options = {"env": environ | kept, "cwd": tmp_path, "capture_output": True, "text": True}
+    notebook = subprocess.run([python, "-c", find], check=True, **options).stdout.strip()
+    assert notebook.startswith(str(tmp_path))
+
+    program = str(tmp_path / "venv" / "bin" / "libsafe-nb")
+    try:
+        done = subprocess.run(
+            [program, "run", notebook, "--upload", str(sample), "--json"], check=False, **options
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["outcome"] == "COMPLETED"
+        again = subprocess.run(
+            [program, "run", notebook, "--upload", str(sample), "--json"], check=False, **options
+        )
+        assert json.loads(again.stdout)["container"] == json.loads(done.stdout)["container"], (
+            "joined, not started anew"
+        )
+    finally:
+        stopped = subprocess.run([program, "local", "stop"], check=False, **options)
+    assert stopped.returncode == 0, stopped.stderr
+    assert not (tmp_path / "state" / "platform" / "platform.json").exists()
