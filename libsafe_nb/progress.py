@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from libsafe_nb.engine import CellState
+    from libsafe_nb.execution import CellState
 
 
 class Progress:

@@ -36,7 +36,7 @@ from libsafe_nb.payload import Payload
 from libsafe_nb.settings import Settings
 
 if TYPE_CHECKING:
-    from libsafe_nb.engine import CellState, Execution, Limits
+    from libsafe_nb.execution import CellState, Execution, Limits, Outcome
 
 DEFAULT_CONTAINER = "1"
 """The local platform's default container."""
@@ -135,7 +135,7 @@ def run(
 
 
 def _limits(limits: Limits | None, timeout: float | None) -> Limits:
-    from libsafe_nb.engine import Limits
+    from libsafe_nb.execution import Limits
 
     found = limits or Limits()
     return dataclasses.replace(found, timeout=timeout) if timeout is not None else found
@@ -244,10 +244,10 @@ def _bind(
 
 
 def _create_job(connection: Connection, payload: Payload, function: FunctionNotebook) -> str:
-    body = {"container_id": payload.container, "name": Path(function.name).name}
-    if payload.function_key:
-        body["function_key"] = payload.function_key
-    return str(connection.client.call("job_create", json=body)["id"])
+    created = connection.client.create_job(
+        payload.container, name=Path(function.name).name, function_key=payload.function_key or None
+    )
+    return created["id"]
 
 
 def _find_files(
@@ -263,7 +263,7 @@ def _find_files(
         connection.storage.upload(payload.container, f"/{path.name}", path)
         paths.append(f"/{path.name}")
     for path_ in paths:
-        each = connection.client.call("file_by_path", container=payload.container, path=path_.lstrip("/"))
+        each = dict(connection.client.file_by_path(payload.container, path_))
         found[str(each["id"])] = each
     return [{**each, "id": str(each["id"])} for each in found.values()]
 
@@ -271,9 +271,10 @@ def _find_files(
 def _by_ids(connection: Connection, ids: list[str]) -> Iterator[dict[str, Any]]:
     for start in range(0, len(ids), 500):
         batch = ids[start : start + 500]
-        condition = {"property": "id", "operator": "in", "value": batch}
-        rows = connection.client.call("file_search", json={"conditions": [condition], "limit": len(batch)})
-        known = {str(row["id"]): row for row in rows}
+        found = connection.client.search(
+            [{"property": "id", "operator": "in", "value": batch}], page=len(batch)
+        )
+        known = {row["id"]: dict(row) for row in found}
         for each in batch:
             if each not in known:
                 raise NotFound(f"file {each}: the platform has no such file, or the key may not see it")
@@ -310,11 +311,11 @@ def _journey(
         try:
             door = Path(sockets) / "door"
             with Door(door, desk.answer):
-                execution = _execute(plan, desk, door, on_start)
+                outcome = _execute(plan, desk, door, on_start)
         finally:
             desk.close()
-    journal.write("executed", status=execution.outcome.status, verdict=desk.verdict)
-    return _finish(plan, journal, desk, execution, started, began)
+    journal.write("executed", status=outcome.status, verdict=desk.verdict)
+    return _finish(plan, journal, desk, outcome, started, began)
 
 
 def _announce(plan: _Plan, started: datetime) -> None:
@@ -332,17 +333,17 @@ def _announce(plan: _Plan, started: datetime) -> None:
     }
     path = f"provenance/started/{plan.run}.json"
     evidence.put_once(plan.connection.storage, plan.payload.container, path, record.canonical(body))
-    client.call("job_update", job=plan.payload.job, json={"status": "RUNNING"})
+    client.update_job(plan.payload.job, status="RUNNING")
     for warning in plan.warnings:
-        client.call("job_message", job=plan.payload.job, json={"type": "WARNING", "message": warning})
+        client.message(plan.payload.job, warning, type="WARNING")
 
 
-def _execute(plan: _Plan, desk: Desk, door: Path, on_start: Callable[[Execution], None] | None) -> Execution:
+def _execute(plan: _Plan, desk: Desk, door: Path, on_start: Callable[[Execution], None] | None) -> Outcome:
     # Imported here: papermill costs most of a second.
     import nbformat
     import papermill
 
-    from libsafe_nb.engine import Execution
+    from libsafe_nb.execution import Execution
     from libsafe_nb.redact import LiveFilter
 
     work = plan.folder / "work"
@@ -374,7 +375,8 @@ def _execute(plan: _Plan, desk: Desk, door: Path, on_start: Callable[[Execution]
             progress_bar=False,
             execution=execution,
         )
-    return execution
+    assert execution.outcome is not None
+    return execution.outcome
 
 
 def _parameters(plan: _Plan) -> dict[str, Any]:
@@ -398,15 +400,14 @@ def _environment(door: Path) -> dict[str, str]:
 
 
 def _finish(
-    plan: _Plan, journal: Journal, desk: Desk, execution: Execution, started: datetime, began: float
+    plan: _Plan, journal: Journal, desk: Desk, outcome: Outcome, started: datetime, began: float
 ) -> Run:
-    outcome = execution.outcome
     status = "failed" if outcome.status == "completed" and desk.verdict is False else outcome.status
     function_key = plan.payload.function_key or Path(plan.function.name).stem
     prefix = evidence.folder(function=function_key, started=started, job=plan.payload.job)
     executed = _scrubbed(plan, (plan.folder / "executed.ipynb").read_bytes())
     scraps = _scraps(executed)
-    body = _record(plan, desk, execution, status=status, started=started, executed=executed)
+    body = _record(plan, desk, outcome, status=status, started=started, executed=executed)
     target = plan.folder / "evidence"
     files = {"executed.ipynb": executed, "record.json": _scrubbed(plan, record.canonical(body))}
     evidence.freeze(target, files)
@@ -421,7 +422,7 @@ def _finish(
         evidence=f"libsafe://{plan.payload.container}/{prefix}/",
         seconds=time.monotonic() - began,
         scraps=scraps,
-        cause=outcome.cause,
+        cause=outcome.cause or "",
         exit_code=143 if outcome.cause == "terminated" else EXIT_CODES[status],
     )
     try:
@@ -438,30 +439,22 @@ def _finish(
 
 def _end(plan: _Plan, result: Run) -> None:
     """Say what happened to the job and close it, unless it is closed already (the vendor's library does so)."""
-    client = plan.connection.client
+    client, scrub = plan.connection.client, _scrubber(plan)
     if result.error:
-        text = _scrubber(plan)(describe(result.error))
-        client.call("job_message", job=result.job, json={"type": "ERROR", "message": text})
+        client.message(result.job, scrub(describe(result.error)), type="ERROR")
     if result.scraps:
-        text = _scrubber(plan)(json.dumps({"scraps": result.scraps}, default=str))
-        client.call("job_message", job=result.job, json={"type": "INFO", "message": text})
-    client.call(
-        "job_message", job=result.job, json={"type": "INFO", "message": f"evidence: {result.evidence}"}
-    )
-    current = client.call("job_get", job=result.job)
-    if current["status"] in ("QUEUED", "RUNNING"):
-        body = {
-            "status": JOB_STATUS.get(result.status, "FAILED"),
-            "result": json.loads(_scrubber(plan)(json.dumps(result.to_json(), default=str))),
-        }
-        client.call("job_update", job=result.job, json=body)
+        client.message(result.job, scrub(json.dumps({"scraps": result.scraps}, default=str)))
+    client.message(result.job, f"evidence: {result.evidence}")
+    if client.job(result.job)["status"] in ("QUEUED", "RUNNING"):
+        outcome = json.loads(scrub(json.dumps(result.to_json(), default=str)))
+        client.update_job(result.job, status=JOB_STATUS.get(result.status, "FAILED"), result=outcome)
 
 
 def _pending(plan: _Plan, result: Run, exc: LibsafeError) -> Run:
     """The evidence is safe on this machine but not in the container; the job stays RUNNING and says so."""
     text = f"evidence pending on {socket.gethostname()}: {exc}"
     with contextlib.suppress(PlatformError):
-        plan.connection.client.call("job_message", job=result.job, json={"type": "WARNING", "message": text})
+        plan.connection.client.message(result.job, text, type="WARNING")
     error = {"type": type(exc).__name__, "message": f"{text} (kept in {plan.folder})", "cell_id": None}
     return dataclasses.replace(result, evidence=None, error=error, exit_code=3)
 
@@ -470,19 +463,16 @@ def _close_job(plan: _Plan, status: str, *, message: str) -> None:
     """Best effort: the error that led here matters more than one more."""
     client = plan.connection.client
     with contextlib.suppress(LibsafeError):
-        client.call(
-            "job_message", job=plan.payload.job, json={"type": "ERROR", "message": _scrubber(plan)(message)}
-        )
-        client.call("job_update", job=plan.payload.job, json={"status": status})
+        client.message(plan.payload.job, _scrubber(plan)(message), type="ERROR")
+        client.update_job(plan.payload.job, status=status)
 
 
 def _record(
-    plan: _Plan, desk: Desk, execution: Execution, *, status: str, started: datetime, executed: bytes
+    plan: _Plan, desk: Desk, outcome: Outcome, *, status: str, started: datetime, executed: bytes
 ) -> dict[str, Any]:
     import platform
     from importlib.metadata import version
 
-    outcome = execution.outcome
     payload = plan.payload.replace(api=_parameters(plan)[plan.function.payload_name]["api"]).to_dict()
     versions = {name: version(name) for name in ("libsafe-nb", "papermill", "nbclient", "ipykernel")}
     body = {

@@ -42,7 +42,7 @@ def connection(platform):
 @pytest.fixture
 def container(connection):
     """A container of the test's own."""
-    return str(connection.client.call("container_create", form={"name": "test"})["id"])
+    return connection.client.create_container("test")["id"]
 
 
 @pytest.fixture(scope="session")

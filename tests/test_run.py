@@ -47,12 +47,12 @@ def run(platform, container):
 
 @pytest.fixture
 def job(connection):
-    return lambda run: connection.client.call("job_get", job=run.job)
+    return lambda run: connection.client.job(run.job)
 
 
 @pytest.fixture
 def messages(connection):
-    return lambda run: connection.client.call("job_messages", job=run.job)
+    return lambda run: list(connection.client.messages(run.job))
 
 
 @pytest.fixture
