@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
+import libsafe_nb
 from libsafe_nb import local
 from libsafe_nb.connection import connect
 
 ROOT = Path(__file__).parent.parent
+PARAMETERS = 'json_sample = {"function_data": {"container": {"id": "1"}}, "function_params": {}}'
 VENDOR_PAGE = ROOT.parent / "shared" / "vendor-notebook-page.txt"
 
 
@@ -53,3 +57,35 @@ def vendor_sample():
     page = VENDOR_PAGE.read_text()
     start = page.index("The full code sample:") + len("The full code sample:")
     return page[start : page.index("You can use your Jupyter Notebooks in the same way")].strip() + "\n"
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    """Writes a function notebook of the given cells, after a parameters cell, and gives its path."""
+
+    def notebook(*cells, name="f.ipynb"):
+        made = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, cells)]
+        spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        path = tmp_path / name
+        nbformat.write(new_notebook(cells=made, metadata={"kernelspec": spec}), path)
+        return path
+
+    return notebook
+
+
+@pytest.fixture
+def run(platform, container):
+    def run(path, **options):
+        options.setdefault("container", container)
+        return libsafe_nb.run(options.pop("payload", None), path, settings=platform.settings, **options)
+
+    return run
+
+
+@pytest.fixture
+def stored(connection):
+    def stored(run, name):
+        prefix = run.evidence.removeprefix(f"libsafe://{run.container}/")
+        return connection.storage.get(run.container, prefix + name)
+
+    return stored

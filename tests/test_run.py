@@ -18,7 +18,6 @@ from libsafe_nb import errors
 from libsafe_nb.settings import S3Settings, Settings
 
 ROOT = Path(__file__).parent.parent
-PARAMETERS = 'json_sample = {"function_data": {"container": {"id": "1"}}, "function_params": {}}'
 START = """
 import json
 from libnova.com.Nuclio.Request import Request
@@ -26,23 +25,6 @@ from libnova.com.Api import File, Job, JobMessage
 request = Request(None, type("Event", (), {"body": json.dumps(json_sample)})())
 request.job_init()
 """
-
-
-def notebook(folder, *cells, name="f.ipynb"):
-    made = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, cells)]
-    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    path = folder / name
-    nbformat.write(new_notebook(cells=made, metadata={"kernelspec": spec}), path)
-    return path
-
-
-@pytest.fixture
-def run(platform, container):
-    def run(path, **options):
-        options.setdefault("container", container)
-        return libsafe_nb.run(options.pop("payload", None), path, settings=platform.settings, **options)
-
-    return run
 
 
 @pytest.fixture
@@ -53,15 +35,6 @@ def job(connection):
 @pytest.fixture
 def messages(connection):
     return lambda run: list(connection.client.messages(run.job))
-
-
-@pytest.fixture
-def stored(connection):
-    def stored(run, name):
-        prefix = run.evidence.removeprefix(f"libsafe://{run.container}/")
-        return connection.storage.get(run.container, prefix + name)
-
-    return stored
 
 
 @pytest.fixture
@@ -78,8 +51,8 @@ def assert_hashed(connection, run, samples, messages):
     about = [each for each in messages(run) if each["file_id"]]
     assert len(about) == 9
     for path in samples:
-        file = connection.client.call("file_by_path", container=run.container, path=path.name)
-        stored = connection.client.call("file_get", file=file["id"])["hashes"]
+        file = connection.client.file_by_path(run.container, path.name)
+        stored = connection.client.file(file["id"])["hashes"]
         for name in ("md5", "sha1", "sha256"):
             tool = subprocess.run(
                 [f"{name}sum", path], capture_output=True, text=True, check=True
@@ -89,7 +62,7 @@ def assert_hashed(connection, run, samples, messages):
 
 
 def test_vendor_sample_runs_verbatim_as_a_notebook(
-    tmp_path, vendor_sample, run, connection, samples, job, messages, stored
+    tmp_path, vendor_sample, run, connection, samples, job, messages, stored, notebook
 ):
     """The page's three listings as three cells, the payload cell tagged."""
     start = vendor_sample.index("json_sample = {")
@@ -124,7 +97,7 @@ def test_vendor_sample_runs_verbatim_as_a_script(
     assert json.loads(stored(done, "record.json"))["function"]["substitutions"][0]["name"] == "json_sample"
 
 
-def test_handler_of_the_newer_layout_runs_unchanged(tmp_path, run, connection, samples, job):
+def test_handler_of_the_newer_layout_runs_unchanged(notebook, run, connection, samples, job):
     """The shape of a published Function: bytes body, context.logger, metadata as a JSON string."""
     handler = """
 from libnova.common.nuclio.Request import Request
@@ -148,18 +121,16 @@ class Context: logger = logging.getLogger("function")
 class Event: body = json.dumps(json_sample).encode()
 handler(Context(), Event())
 """
-    done = run(notebook(tmp_path, handler, call), uploads=samples[:1])
+    done = run(notebook(handler, call), uploads=samples[:1])
 
     assert job(done)["status"] == "COMPLETED", done.error
-    file = connection.client.call("file_by_path", container=done.container, path=samples[0].name)
-    found = {
-        each["iecode"]: each["value"] for each in connection.client.call("file_metadata_get", file=file["id"])
-    }
+    file = connection.client.file_by_path(done.container, samples[0].name)
+    found = {each["iecode"]: each["value"] for each in connection.client.metadata(file["id"])}
     assert found == {"relation": [f"aspace:/x/{file['id']}"], "subject": ["a", "b"]}
 
 
-def test_a_cell_that_raises_fails_the_job_and_leaves_evidence(tmp_path, run, job, messages, stored):
-    done = run(notebook(tmp_path, START, "1/0", "print('never')"))
+def test_a_cell_that_raises_fails_the_job_and_leaves_evidence(run, job, messages, stored, notebook):
+    done = run(notebook(START, "1/0", "print('never')"))
 
     assert (done.status, done.exit_code) == ("failed", 1)
     assert job(done)["status"] == "FAILED"
@@ -170,17 +141,15 @@ def test_a_cell_that_raises_fails_the_job_and_leaves_evidence(tmp_path, run, job
         done.raise_for_failure()
 
 
-def test_job_end_false_fails_the_job(tmp_path, run, job, stored):
-    done = run(
-        notebook(tmp_path, START, "request.job_end(True); request.job_end(False); request.log('after')")
-    )
+def test_job_end_false_fails_the_job(run, job, stored, notebook):
+    done = run(notebook(START, "request.job_end(True); request.job_end(False); request.log('after')"))
 
     assert (done.status, done.exit_code, job(done)["status"]) == ("failed", 1, "FAILED")
     assert json.loads(stored(done, "record.json"))["job_result"] is False
 
 
-def test_a_notebook_that_never_ends_its_job_is_completed(tmp_path, run, job):
-    done = run(notebook(tmp_path, "print('nothing to say')"))
+def test_a_notebook_that_never_ends_its_job_is_completed(run, job, notebook):
+    done = run(notebook("print('nothing to say')"))
 
     assert (done.exit_code, job(done)["status"]) == (0, "COMPLETED")
 
@@ -193,43 +162,48 @@ def test_a_notebook_that_never_ends_its_job_is_completed(tmp_path, run, job):
         ("import os; os._exit(0)", "errored", 3),
     ],
 )
-def test_exits_and_deaths_are_told_apart(tmp_path, run, job, cell, status, code):
-    done = run(notebook(tmp_path, cell, "print('rest')"))
+def test_exits_and_deaths_are_told_apart(run, job, cell, status, code, notebook):
+    done = run(notebook(cell, "print('rest')"))
 
     assert (done.status, done.exit_code) == (status, code)
     assert job(done)["status"] == ("COMPLETED" if status == "completed" else "FAILED")
 
 
-def test_a_deadline_ends_the_run(tmp_path, run, job, stored):
-    done = run(notebook(tmp_path, "print('before', flush=True)\nimport time; time.sleep(600)"), timeout=3)
+def test_a_deadline_ends_the_run(run, job, stored, notebook):
+    done = run(notebook("print('before', flush=True)\nimport time; time.sleep(600)"), timeout=3)
 
     assert (done.status, done.exit_code, job(done)["status"]) == ("timeout", 4, "FAILED")
     assert b"before" in stored(done, "executed.ipynb")
 
 
-def test_the_start_record_stands_before_the_first_cell(tmp_path, run, connection):
-    cell = """
-from libnova.com.Api import Job
-from libsafe_nb.compat import session
-from libnova.com.Filesystem import S3
-print(json_sample["function_data"]["job"]["id"])
-"""
-    done = run(notebook(tmp_path, cell))
+def test_the_start_record_stands_before_the_first_cell(notebook, run, connection, platform, container):
+    """Asked of the storage from within the first cell."""
+    seen = []
 
+    def on_cell(state):
+        if not seen:
+            started = [each.path for each in connection.storage.list(container, "provenance/started/")]
+            jobs = [each["status"] for each in connection.client.jobs(container=container)]
+            seen.extend([started, jobs])
+
+    done = run(notebook("1"), on_cell=on_cell)
+
+    assert len(seen[0]) == 1
+    assert seen[1] == ["RUNNING"]
     started = json.loads(connection.storage.get(done.container, f"provenance/started/{done.run}.json"))
     assert (started["run"], started["job"]) == (done.run, done.job)
 
 
-def test_scraps_reach_the_run_and_the_job(tmp_path, run, job, messages):
-    done = run(notebook(tmp_path, "import scrapbook\nscrapbook.glue('answer', 42)"))
+def test_scraps_reach_the_run_and_the_job(run, job, messages, notebook):
+    done = run(notebook("import scrapbook\nscrapbook.glue('answer', 42)"))
 
     assert done.scraps == {"answer": 42}
     assert job(done)["result"]["scraps"] == {"answer": 42}
     assert any('"answer": 42' in each["message"] for each in messages(done))
 
 
-def test_parameters_reach_the_notebook(tmp_path, run, stored):
-    path = notebook(tmp_path, "print('got', count + 1, json_sample['function_params']['count'])")
+def test_parameters_reach_the_notebook(run, stored, notebook):
+    path = notebook("print('got', count + 1, json_sample['function_params']['count'])")
     node = nbformat.read(path, 4)
     node.cells[0].source += "\ncount: int = 1"
     nbformat.write(node, path)
@@ -241,7 +215,7 @@ def test_parameters_reach_the_notebook(tmp_path, run, stored):
         run(path, params={"count": "five"})
 
 
-def test_no_key_is_stored(tmp_path, run, connection, platform, messages):
+def test_no_key_is_stored(run, connection, platform, messages, notebook):
     cell = (
         START
         + """
@@ -255,7 +229,7 @@ print({name for name in os.environ if name.startswith("LIBSAFE_")})
 raise ValueError(json_sample["api"]["key_user"])
 """
     )
-    done = run(notebook(tmp_path, cell))
+    done = run(notebook(cell))
 
     assert done.status == "failed"
     keys = [platform.settings.key_user, platform.settings.key_root, platform.settings.s3.secret_key]
@@ -263,17 +237,15 @@ raise ValueError(json_sample["api"]["key_user"])
         connection.storage.get(done.container, each.path)
         for each in connection.storage.list(done.container, "")
     ]
-    bodies += [
-        json.dumps([messages(done), connection.client.call("job_get", job=done.job), done.to_json()]).encode()
-    ]
+    bodies += [json.dumps([messages(done), connection.client.job(done.job), done.to_json()]).encode()]
     assert len(bodies) >= 4
     for key in keys:
         assert not any(key.encode() in body for body in bodies)
     assert any(b"[redacted:key_user]" in body for body in bodies)
 
 
-def test_uploads_of_equal_bytes_are_stored_once(tmp_path, run, connection, samples):
-    path = notebook(tmp_path, "1")
+def test_uploads_of_equal_bytes_are_stored_once(run, connection, samples, notebook):
+    path = notebook("1")
     done = run(path, uploads=samples[:1])
     run(path, uploads=samples[:1])
     samples[0].write_bytes(b"changed")
@@ -282,16 +254,16 @@ def test_uploads_of_equal_bytes_are_stored_once(tmp_path, run, connection, sampl
     assert len(list(connection.storage.versions(done.container, samples[0].name))) == 2
 
 
-def test_two_uploads_of_one_name_are_refused(tmp_path, run, samples):
+def test_two_uploads_of_one_name_are_refused(tmp_path, run, samples, notebook):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / samples[0].name).write_bytes(b"x")
 
     with pytest.raises(errors.UsageError, match="the same name"):
-        run(notebook(tmp_path, "1"), uploads=[samples[0], tmp_path / "other" / samples[0].name])
+        run(notebook("1"), uploads=[samples[0], tmp_path / "other" / samples[0].name])
 
 
-def test_a_notebook_in_the_container_runs(tmp_path, run, connection, container):
-    connection.storage.put(container, "/in here.ipynb", notebook(tmp_path, "print('from s3')").read_bytes())
+def test_a_notebook_in_the_container_runs(run, connection, container, notebook):
+    connection.storage.put(container, "/in here.ipynb", notebook("print('from s3')").read_bytes())
 
     assert run(f"libsafe://{container}/in here.ipynb").status == "completed"
 
@@ -310,8 +282,8 @@ def test_worked_functions_complete_on_their_samples(name, run, job, connection):
         )
 
 
-def test_sixteen_runs_at_once_in_threads(tmp_path, run, job):
-    path = notebook(tmp_path, "import os; print(os.getcwd()); open('mark', 'x').close()")
+def test_sixteen_runs_at_once_in_threads(run, job, notebook):
+    path = notebook("import os; print(os.getcwd()); open('mark', 'x').close()")
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         done = [each.result() for each in [pool.submit(run, path) for _ in range(16)]]
 
@@ -320,8 +292,8 @@ def test_sixteen_runs_at_once_in_threads(tmp_path, run, job):
     assert len({each.evidence for each in done}) == 16
 
 
-def test_eight_runs_at_once_in_processes(tmp_path, platform, container, connection):
-    path = notebook(tmp_path, "import os; open('mark', 'x').close()")
+def test_eight_runs_at_once_in_processes(platform, container, connection, notebook):
+    path = notebook("import os; open('mark', 'x').close()")
     environ = command_environment(platform)
     command = [sys.executable, "-m", "libsafe_nb", "run", str(path), "--container", container, "--json"]
     started = [
@@ -333,7 +305,7 @@ def test_eight_runs_at_once_in_processes(tmp_path, platform, container, connecti
     assert [each.returncode for each in started] == [0] * 8, outputs
     found = [json.loads(out) for out, _ in outputs]
     assert len({each["evidence"] for each in found}) == 8
-    assert {connection.client.call("job_get", job=each["job"])["status"] for each in found} == {"COMPLETED"}
+    assert {connection.client.job(each["job"])["status"] for each in found} == {"COMPLETED"}
 
 
 def command_environment(platform):
@@ -365,8 +337,8 @@ def command(platform, *arguments, **environ):
     )
 
 
-def test_bad_usage_is_exit_2_and_one_sentence(tmp_path, platform):
-    good = str(notebook(tmp_path, "1"))
+def test_bad_usage_is_exit_2_and_one_sentence(tmp_path, platform, notebook):
+    good = str(notebook("1"))
     (tmp_path / "bad.json").write_text('{"function_data": {"container": {"id": "x"}}}')
     for arguments in (
         ["run", str(tmp_path / "absent.ipynb")],
@@ -382,8 +354,8 @@ def test_bad_usage_is_exit_2_and_one_sentence(tmp_path, platform):
         assert done.stderr.strip()
 
 
-def test_platform_down_is_exit_3_and_one_sentence(tmp_path, platform):
-    done = command(platform, "run", str(notebook(tmp_path, "1")), LIBSAFE_URL="http://127.0.0.1:9")
+def test_platform_down_is_exit_3_and_one_sentence(platform, notebook):
+    done = command(platform, "run", str(notebook("1")), LIBSAFE_URL="http://127.0.0.1:9")
 
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
@@ -397,7 +369,7 @@ def test_doctor_tells_what_is_there(platform):
     assert platform.settings.url in done.stdout
 
 
-def test_a_wrong_key_is_told(tmp_path, platform):
+def test_a_wrong_key_is_told(platform, notebook):
     settings = Settings(
         url=platform.settings.url,
         key_user="a-wrong-key-altogether",
@@ -407,4 +379,4 @@ def test_a_wrong_key_is_told(tmp_path, platform):
         source="test",
     )
     with pytest.raises(errors.Unauthorized):
-        libsafe_nb.run(None, notebook(tmp_path, "1"), settings=settings)
+        libsafe_nb.run(None, notebook("1"), settings=settings)
