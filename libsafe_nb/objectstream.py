@@ -36,7 +36,7 @@ SKIP = 1024 * 1024
 """A seek forward by at most this many bytes is read through; a new GET costs about as much."""
 
 RESUMES = 5
-"""How often in a row, without a byte gained, a dropped connection is taken up again."""
+"""How often in a row, with next to nothing gained, a dropped connection is taken up again."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ class Source:
                 part, reason = b"", exc.__cause__
             if part:
                 parts.append(part)
-                found, vain = found + len(part), 0
+                found += len(part)
+                # A few bytes at each new connection are no progress.
+                vain = 0 if len(part) >= SMALL else vain
                 continue
             close_body(body)
             body = None
