@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from libsafe_nb import settings as settings_
-from libsafe_nb.errors import SettingsError
+from libsafe_nb.errors import PlatformError, SettingsError, Unreachable
 from libsafe_nb.payload import Payload
 from libsafe_nb.settings import S3Settings, Settings
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 SAMPLE_KEY = "1234567890abcdefghijklmnopqrstuvwxyz"
 """The key in the vendor's documented sample payload (page "Jupyter Notebooks"): a placeholder, never a key."""
+
+
+KNOCK = 5.0
+"""Seconds in which a platform must answer at all."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ def connect(payload: Payload | None = None, *, settings: Settings | None = None)
     ------
     SettingsError
         A platform is configured without a key or without S3 credentials.
+    Unreachable
+        Nobody answers there.
     LocalPlatformError
         Nothing is configured and the local platform cannot start.
     """
@@ -67,7 +73,21 @@ def connect(payload: Payload | None = None, *, settings: Settings | None = None)
     from libsafe_nb.storage import Storage
 
     assert found.url is not None
+    _knock(found.url, found.key_user)
     return Connection(settings=found, client=Client(found.url, found.key_user), storage=Storage(found.s3))
+
+
+def _knock(url: str, key: str) -> None:
+    """Learn within seconds that nobody is there; a run's own calls are repeated for a minute. Any answer will do."""
+    from libsafe_nb.client import Client
+
+    with Client(url, key, budget=KNOCK) as client:
+        try:
+            client.health()
+        except Unreachable:
+            raise
+        except PlatformError:
+            return
 
 
 def _find(payload: Payload | None) -> Settings:

@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,12 @@ if TYPE_CHECKING:
 
 DEFAULT_CONTAINER = "1"
 """The local platform's default container."""
+
+LISTED_WITHIN = 60.0
+"""Seconds that the platform has to list a file after it was put to S3."""
+
+AWAKE_EVERY = 60.0
+"""Seconds between signs of life to a local platform, which ends when it has been idle for ten minutes."""
 
 JOB_STATUS = {"completed": "COMPLETED", "cancelled": "CANCELLED"}
 EXIT_CODES = {"completed": 0, "failed": 1, "errored": 3, "timeout": 4, "cancelled": 130}
@@ -253,19 +260,35 @@ def _create_job(connection: Connection, payload: Payload, function: FunctionNote
 def _find_files(
     connection: Connection, payload: Payload, files: Sequence[str], uploads: list[Path]
 ) -> list[dict[str, Any]]:
-    """The run's files as the platform knows them, in order, each once."""
-    found: dict[str, dict[str, Any]] = {}
-    wanted = list(payload.file_ids or payload.file_paths) + list(files)
-    for each in _by_ids(connection, [name for name in wanted if name.isdigit()]):
-        found[str(each["id"])] = each
-    paths = [name for name in wanted if not name.isdigit()]
+    """The run's files as the platform knows them, in order, each once. Uploads come last: a typing error stores nothing."""
+    wanted = [*(payload.file_ids or payload.file_paths), *files]
+    by_id = {each["id"]: each for each in _by_ids(connection, [name for name in wanted if name.isdigit()])}
+    found = [
+        by_id[name] if name.isdigit() else _by_path(connection, payload.container, name) for name in wanted
+    ]
     for path in uploads:
         connection.storage.upload(payload.container, f"/{path.name}", path)
-        paths.append(f"/{path.name}")
-    for path_ in paths:
-        each = dict(connection.client.file_by_path(payload.container, path_))
-        found[str(each["id"])] = each
-    return [{**each, "id": str(each["id"])} for each in found.values()]
+        found.append(_await_file(connection, payload.container, f"/{path.name}"))
+    return list({each["id"]: each for each in found}.values())
+
+
+def _by_path(connection: Connection, container: str, path: str) -> dict[str, Any]:
+    try:
+        return dict(connection.client.file_by_path(container, path))
+    except NotFound as exc:
+        raise UsageError(f"container {container}: expected a file at {path!r}, found none") from exc
+
+
+def _await_file(connection: Connection, container: str, path: str) -> dict[str, Any]:
+    """A file that was just put to S3, as soon as the platform lists it; how soon that is, is not ours to say."""
+    deadline = time.monotonic() + LISTED_WITHIN
+    while True:
+        try:
+            return dict(connection.client.file_by_path(container, path))
+        except NotFound:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 def _by_ids(connection: Connection, ids: list[str]) -> Iterator[dict[str, Any]]:
@@ -277,7 +300,7 @@ def _by_ids(connection: Connection, ids: list[str]) -> Iterator[dict[str, Any]]:
         known = {row["id"]: dict(row) for row in found}
         for each in batch:
             if each not in known:
-                raise NotFound(f"file {each}: the platform has no such file, or the key may not see it")
+                raise UsageError(f"file {each}: the platform has no such file, or the key may not see it")
             yield known[each]
 
 
@@ -310,12 +333,31 @@ def _journey(
         )
         try:
             door = Path(sockets) / "door"
-            with Door(door, desk.answer):
+            with Door(door, desk.answer), _awake(plan.connection):
                 outcome = _execute(plan, desk, door, on_start)
         finally:
             desk.close()
     journal.write("executed", status=outcome.status, verdict=desk.verdict)
     return _finish(plan, journal, desk, outcome, started, began)
+
+
+@contextlib.contextmanager
+def _awake(connection: Connection) -> Iterator[None]:
+    """Keep the local platform from ending during a long cell that asks nothing of it."""
+    ended = threading.Event()
+
+    def knock() -> None:
+        while not ended.wait(AWAKE_EVERY):
+            with contextlib.suppress(LibsafeError):
+                connection.client.health()
+
+    thread = threading.Thread(target=knock, name="awake", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _announce(plan: _Plan, started: datetime) -> None:
