@@ -201,7 +201,8 @@ def _session(base: str, key: str) -> requests.Session:
 def _read(response: requests.Response, deadline: float) -> bytes:
     """The whole body, within the deadline also when the server sends it drop by drop."""
     parts, size = [], 0
-    for part in response.iter_content(64 * 1024):
+    # `read1` returns what has arrived; `iter_content` would wait for a whole block, however slowly it drips.
+    while part := response.raw.read1(64 * 1024, decode_content=True):
         parts.append(part)
         size += len(part)
         if size > MAX_ANSWER:

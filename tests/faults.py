@@ -29,13 +29,15 @@ class ScriptedServer:
     `truncated` (half of the promised body), or `drip` (a byte every 50 ms).
     """
 
-    def __init__(self, *script):
+    def __init__(self, *script, port=0):
         self.script = list(script)
         self.seen = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Head and body in one packet: apart, each answer waits 40 ms for the client's acknowledgement.
+            wbufsize = -1
 
             def answer(self):
                 length = int(self.headers.get("Content-Length") or 0)
@@ -47,7 +49,7 @@ class ScriptedServer:
             def log_message(self, format, *arguments):
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self._server.handle_error = lambda request, address: None
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -98,6 +100,7 @@ def drip(handler):
     with contextlib.suppress(OSError):
         for _ in range(1000):
             handler.wfile.write(b" ")
+            handler.wfile.flush()
             time.sleep(0.05)
 
 
