@@ -1,0 +1,377 @@
+"""
+`SecretSet`: all forms of all secrets at once, and where a text holds them.
+
+Almost no text holds a secret, so the question asked of every byte is only whether one *may* be there. A folded text
+is read at every 8th, 16th or 24th byte as one 8-byte number, and the numbers are looked up in a set: any form that
+is long enough must show one of its numbers at one of these places. That costs the same for one secret as for ten,
+about 2 ms/MB (`benchmarks/filter.py`); a search for each form, or one regular expression for all, costs five to
+twenty times that. Only where the answer is yes is the text cut into windows and each window read closely.
+"""
+
+from __future__ import annotations
+
+import bisect
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from libsafe_nb.redact import derived
+from libsafe_nb.redact.forms import Probe, probes
+from libsafe_nb.redact.reading import (
+    INVISIBLE,
+    Fold,
+    View,
+    has_escapes,
+    plain,
+    to_bytes,
+    to_text,
+    unfinished,
+    views,
+)
+from libsafe_nb.secrets import Secret
+
+_GRAM = 8
+_WINDOW = 4096
+_PASSES = 4
+_BETWEEN_CHARACTERS = frozenset(" \t\r\n'\",;:|-")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters `start` to `end` of a text are a form of `secret`."""
+
+    start: int
+    end: int
+    secret: str
+    form: str
+
+    @property
+    def mark(self) -> str:
+        return f"[redacted:{self.secret}]"
+
+
+class SecretSet:
+    """
+    What is looked for in a run: build it once, it is read-only afterwards and safe in many threads.
+
+    An empty set still finds derived tokens (signatures, login headers).
+    """
+
+    def __init__(self, secrets: Iterable[Secret] = ()) -> None:
+        self.secrets = tuple(secrets)
+        self._values = [(secret.reveal(), secret.name) for secret in self.secrets]
+        found = [probe for secret in self.secrets for probe in probes(secret)]
+        self._probes = {fold: [probe for probe in found if probe.fold is fold] for fold in Fold}
+        self._folds = [fold for fold in Fold if self._probes[fold]]
+        self._needles = {fold: _least(found, fold) for fold in Fold}
+        self._stride, self._grams = _sampling(self._needles[Fold.ALNUM])
+        short = _GRAM * self._stride + _GRAM - 1
+        self._sampled = [needle for needle in self._needles[Fold.ALNUM] if len(needle) >= short]
+        self._direct = [needle for needle in self._needles[Fold.ALNUM] if len(needle) < short]
+        self._endings = {fold: _Endings(probe.needle for probe in self._probes[fold]) for fold in Fold}
+        own = [probe.needle for probe in self._probes[Fold.ALNUM]]
+        self._endings[Fold.ALNUM] = _Endings([*own, *derived.BEGINNINGS])
+        self._leads = tuple(
+            {probe.lead[:length] for probe in found for length in range(1, len(probe.lead) + 1)}
+        )
+        longest = max((len(probe.text) for probe in found), default=0)
+        self._shortest = min((len(probe.needle) for probe in found), default=8)
+        self.reach = max(2048, 8 * longest)
+        """No form that is looked for as text arrives spans more characters than this."""
+
+    def __repr__(self) -> str:
+        return f"SecretSet({', '.join(secret.name for secret in self.secrets)})"
+
+    def suspects(self, data: bytes) -> bool:
+        """Whether the bytes may hold a form as they stand: never False when they do, seldom True when they do not."""
+        if len(data) < min(self._shortest, 8):
+            return False
+        folded = Fold.ALNUM.apply(data)
+        if any(clue in folded for clue in derived.CLUES) or any(needle in folded for needle in self._direct):
+            return True
+        words = memoryview(folded)[: len(folded) // _GRAM * _GRAM].cast("Q")
+        if not self._grams.isdisjoint(words[:: self._stride]) and any(
+            needle in folded for needle in self._sampled
+        ):
+            return True
+        for fold in (Fold.DENSE, Fold.EXACT):
+            if self._needles[fold]:
+                folded = fold.apply(data)
+                if any(needle in folded for needle in self._needles[fold]):
+                    return True
+        return False
+
+    def suspects_text(self, text: str) -> bool:
+        """`suspects`, of the text as it stands and with its escapes undone."""
+        if self.suspects(to_bytes(text)):
+            return True
+        read = plain(text) if has_escapes(text) else text
+        if self._needles[Fold.DENSE] and not text.isascii():
+            read = INVISIBLE.sub("", read)
+        return read is not text and read != text and self.suspects(to_bytes(read))
+
+    def find(self, text: str) -> list[Span]:
+        """Where the forms stand, in order, none overlapping another."""
+        if len(text) < min(self._shortest, 8) or not self.suspects_text(text):
+            return []
+        found: list[Span] = []
+        for start, end in self._windows(text, 0, len(text)):
+            found += [
+                Span(start + span.start, start + span.end, span.secret, span.form)
+                for span in self._read(text[start:end])
+            ]
+        return _merged(found)
+
+    def find_bytes(self, data: bytes) -> list[Span]:
+        """`find` in bytes of any kind; the positions are those of characters, not of bytes."""
+        return self.find(to_text(data)) if self.suspects(data) else []
+
+    def redact(self, text: str) -> tuple[str, list[Span]]:
+        """The text with each form replaced by its mark, and what was replaced; the same text if there was none."""
+        replaced: list[Span] = []
+        for _ in range(_PASSES):
+            spans = self.find(text)
+            if not spans:
+                break
+            text = replace(text, spans)
+            replaced += spans
+        return text, replaced
+
+    def clean(self, text: str) -> str:
+        """The text with each form replaced: for messages, logs and errors."""
+        return self.redact(text)[0]
+
+    def open_end(self, text: str) -> int:
+        """
+        From where on the end of a text could be the beginning of a form; the text's length if it could not.
+
+        Looks back over at most `reach` characters.
+        """
+        offset = max(0, len(text) - self.reach)
+        tail = text[offset:]
+        begin = min(unfinished(tail), len(tail))
+        # What is cut off may belong to a form that began before it, so the part before is looked at as well.
+        for part in {tail, tail[:begin]}:
+            begin = min(begin, self._open_end(part))
+        folded = Fold.ALNUM.apply(to_bytes(tail))
+        if any(clue in folded for clue in derived.CLUES):
+            begin = min(begin, derived.unfinished(tail))
+        return offset + begin
+
+    def _open_end(self, text: str) -> int:
+        begin = len(text)
+        for view in views(text) if has_escapes(text) or not text.isascii() else [View(text)]:
+            for fold in {*self._folds, Fold.ALNUM}:
+                start = self._endings[fold].start(view.text, fold)
+                if start < len(view.text):
+                    begin = min(begin, view.span(start, start + 1)[0])
+        if self._leads and text.endswith(self._leads):
+            begin = min(begin, len(text) - max(len(lead) for lead in self._leads if text.endswith(lead)))
+        return begin
+
+    def _windows(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
+        """Parts of the text, each with a form in it or the whole of what may be one."""
+        if end - start <= max(_WINDOW, 4 * self.reach):
+            return [(start, end)]
+        middle = (start + end) // 2
+        found: list[tuple[int, int]] = []
+        for low, high in ((start, middle + self.reach), (middle - self.reach, end)):
+            if self.suspects_text(text[low:high]):
+                found += self._windows(text, low, high)
+        # A form may be spread wider than `reach`: then neither half shows it, and the whole is read.
+        return found or [(start, end)]
+
+    def _read(self, text: str) -> list[Span]:
+        """Read one window closely."""
+        found = list(self._verbatim(text))
+        if found and not self.suspects_text(replace(text, _merged(found))):
+            return found
+        found += [Span(start, end, derived.NAME, "derived") for start, end in derived.values(text)]
+        for view in views(text):
+            for fold in self._folds:
+                found += self._in_view(text, view, fold)
+        return found
+
+    def _verbatim(self, text: str) -> Iterator[Span]:
+        for value, name in self._values:
+            position = text.find(value)
+            while position >= 0:
+                yield Span(position, position + len(value), name, "verbatim")
+                position = text.find(value, position + len(value))
+
+    def _in_view(self, text: str, view: View, fold: Fold) -> Iterator[Span]:
+        folded = fold.apply(to_bytes(view.text))
+        present = [probe for probe in self._probes[fold] if probe.needle in folded]
+        if not present:
+            return
+        folded, owners = view.folded(fold)
+        for probe in present:
+            position = folded.find(probe.needle)
+            while position >= 0:
+                last = position + len(probe.needle)
+                first, after = _widened(view.text, owners[position], owners[last - 1] + 1, probe)
+                start, end = view.span(first, after)
+                yield Span(start, end, probe.secret, _form(text[start:end], probe))
+                position = folded.find(probe.needle, position + 1)
+
+
+class _Endings:
+    """Which ends of a folded text are the beginning of a needle."""
+
+    def __init__(self, needles: Iterable[bytes]) -> None:
+        self._needles = sorted(set(needles))
+        self._longest = max(map(len, self._needles), default=0)
+        self._firsts = {needle[:length] for needle in self._needles for length in (1, 2)}
+
+    def start(self, text: str, fold: Fold) -> int:
+        """The character with which the longest such end begins, and one before it that may hold a part of a secret."""
+        length = self._overlap(fold.apply(to_bytes(text)))
+        if not length:
+            return len(text)
+        index = len(text)
+        while length > 0:
+            index -= 1
+            if fold.keeps(text[index]):
+                length -= len(fold.apply(to_bytes(text[index])))
+        for steps in range(8):
+            if index == 0 or (steps and fold.keeps(text[index])):
+                break
+            index -= 1
+        return index
+
+    def _overlap(self, folded: bytes) -> int:
+        for index in range(max(0, len(folded) - self._longest), len(folded)):
+            if folded[index : index + 2] in self._firsts:
+                suffix = folded[index:]
+                at = bisect.bisect_left(self._needles, suffix)
+                if at < len(self._needles) and self._needles[at].startswith(suffix):
+                    return len(suffix)
+        return 0
+
+
+def replace(text: str, spans: Iterable[Span]) -> str:
+    """The text with each span replaced by its mark; the spans are in order and do not overlap."""
+    parts: list[str] = []
+    position = 0
+    for span in spans:
+        parts += text[position : span.start], span.mark
+        position = span.end
+    return "".join([*parts, text[position:]])
+
+
+def redact_pieces(
+    secrets: SecretSet, pieces: list[str], *, between: str = ""
+) -> tuple[list[str], list[Span]]:
+    """
+    Pieces that a reader sees as one text, each without what it holds of a form.
+
+    The mark stands in the first piece that a form touches. `between` is what joins them, such as a line end.
+    """
+    spans = secrets.find(between.join(pieces))
+    if not spans:
+        return pieces, []
+    clean: list[str] = []
+    offset = 0
+    for piece in pieces:
+        parts: list[str] = []
+        position = 0
+        for span in spans:
+            start, end = max(span.start - offset, 0), min(span.end - offset, len(piece))
+            if start < end:
+                parts += piece[position:start], span.mark if span.start >= offset else ""
+                position = end
+        clean.append("".join([*parts, piece[position:]]))
+        offset += len(piece) + len(between)
+    return clean, spans
+
+
+def _least(found: list[Probe], wanted: Fold) -> list[bytes]:
+    """The needles to ask for first: those of the probes that this fold leaves long enough, none holding another."""
+    needles: set[bytes] = set()
+    for probe in found:
+        data = to_bytes(probe.text)
+        fold = next((fold for fold in (Fold.ALNUM, Fold.DENSE) if len(fold.apply(data)) >= _GRAM), Fold.EXACT)
+        if fold is wanted:
+            needles.add(fold.apply(data))
+    least: list[bytes] = []
+    for needle in sorted(needles, key=len):
+        if not any(each in needle for each in least):
+            least.append(needle)
+    return least
+
+
+def _sampling(needles: list[bytes]) -> tuple[int, frozenset[int]]:
+    """
+    How many 8-byte numbers apart to look, and the numbers of the needles that are long enough for it.
+
+    Of `8 * stride` neighbouring places in a needle exactly one falls on a place that is looked at, so that many
+    numbers of each needle are enough. Looking seldom is cheap, but leaves more needles to be searched one by one.
+    """
+    cost = {1: 4.2, 2: 2.1, 3: 1.4}  # ms/MB, measured together with those of direct searches below
+
+    def total(stride: int) -> float:
+        alone = (len(needle) for needle in needles if len(needle) < _GRAM * stride + _GRAM - 1)
+        return cost[stride] + sum(0.1 + 2 / length for length in alone)
+
+    stride = min(cost, key=total)
+    grams = {
+        int.from_bytes(needle[place : place + _GRAM], sys.byteorder)
+        for needle in needles
+        if len(needle) >= _GRAM * stride + _GRAM - 1
+        for place in range(_GRAM * stride)
+    }
+    return stride, frozenset(grams)
+
+
+def _widened(text: str, start: int, end: int, probe: Probe) -> tuple[int, int]:
+    """A match with the characters at its ends that belong to the form but not to its folded needle."""
+    for char in reversed(probe.lead):
+        before = start
+        while before and text[before - 1] in _BETWEEN_CHARACTERS and not _same(text[before - 1], char):
+            before -= 1
+        if not before or not _same(text[before - 1], char):
+            break
+        start = before - 1
+    for char in probe.trail:
+        after = end
+        while after < len(text) and text[after] in _BETWEEN_CHARACTERS and not _same(text[after], char):
+            after += 1
+        if after == len(text) or not _same(text[after], char):
+            break
+        end = after + 1
+    lead, trail = probe.edges
+    if lead and start and text[start - 1] in lead:
+        start -= 1
+    if trail and end < len(text) and text[end] in trail:
+        end += 1
+    return start, end
+
+
+def _same(found: str, wanted: str) -> bool:
+    return found == wanted or found + wanted in ("-+", "_/")
+
+
+def _form(raw: str, probe: Probe) -> str:
+    """What to call a match: a form as it stands, or what was done to it."""
+    if probe.text in raw or probe.form != "verbatim":
+        return probe.form
+    if "\x1b" in raw or INVISIBLE.search(raw):
+        return "invisible"
+    if "\0" in raw:
+        return "utf-16"
+    if has_escapes(raw):
+        return "escaped"
+    return "case" if probe.text.lower() == raw.lower() else "spaced"
+
+
+def _merged(spans: Iterable[Span]) -> list[Span]:
+    """In order, overlapping ones joined: the longer one gives the name, a known secret before a derived token."""
+    merged: list[Span] = []
+    for span in sorted(set(spans), key=lambda span: (span.start, -span.end)):
+        last = merged[-1] if merged else None
+        if last is None or span.start >= last.end:
+            merged.append(span)
+            continue
+        best = max((last, span), key=lambda each: (each.form != "derived", each.end - each.start))
+        merged[-1] = Span(last.start, max(last.end, span.end), best.secret, best.form)
+    return merged
