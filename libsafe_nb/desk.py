@@ -7,20 +7,20 @@ from __future__ import annotations
 import hmac
 import json
 import os
-import secrets
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb.errors import UsageError
+from libsafe_nb.redact.live import redact_value
+from libsafe_nb.redact.matching import SecretSet
 
 if TYPE_CHECKING:
     from libsafe_nb.connection import Connection
     from libsafe_nb.shapes import Descriptor
-
-Scrub = Callable[[str], str]
 
 
 class Desk:
@@ -36,12 +36,19 @@ class Desk:
     """
 
     def __init__(
-        self, connection: Connection, *, run: str, job: str, api: Mapping[str, Any], log: Path, scrub: Scrub
+        self,
+        connection: Connection,
+        *,
+        run: str,
+        job: str,
+        api: Mapping[str, Any],
+        log: Path,
+        secrets: SecretSet,
     ) -> None:
         self.events: list[dict[str, Any]] = []
         self.verdict: bool | None = None
-        self.nonce = secrets.token_urlsafe(24)
-        self._connection, self._run, self._job, self._api, self._scrub = (
+        self.nonce = token_urlsafe(24)
+        self._connection, self._run, self._job, self._api, self._secrets = (
             connection,
             run,
             job,
@@ -85,7 +92,8 @@ class Desk:
         }
 
     def _event(self, *, event: dict[str, Any]) -> None:
-        clean = json.loads(self._scrub(json.dumps(event, default=str)))
+        clean, _ = redact_value(self._secrets, event)
+        clean = dict(clean)
         clean["at"] = datetime.now(UTC).isoformat(timespec="milliseconds")
         with self._lock:
             self.events.append(clean)
@@ -98,7 +106,9 @@ class Desk:
             return self.verdict
 
     def _message(self, *, message: str, type: str = "INFO", file_id: str | None = None) -> None:
-        self._connection.client.message(self._job, self._scrub(message), type=type, file=file_id or None)
+        self._connection.client.message(
+            self._job, self._secrets.clean(message), type=type, file=file_id or None
+        )
         self._event(event={"kind": "message", "type": type, "message": message, "file_id": file_id})
 
     def _hash(self, *, file_id: str, algorithm: str, value: str) -> None:

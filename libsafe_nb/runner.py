@@ -34,6 +34,8 @@ from libsafe_nb.models import Run, describe
 from libsafe_nb.notebook import FunctionNotebook
 from libsafe_nb.papermill_io import split
 from libsafe_nb.payload import Payload
+from libsafe_nb.redact.matching import SecretSet
+from libsafe_nb.secrets import Secret
 from libsafe_nb.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class _Plan:
     payload: Payload
     files: list[dict[str, Any]]
     warnings: list[str]
+    secrets: SecretSet
     limits: Limits
     on_cell: Callable[[CellState], None] | None
     folder: Path
@@ -174,6 +177,8 @@ def _prepare(
     function = None if remote else _parse(_read_local(Path(notebook)), str(notebook), script=script)
     bound, warnings = _bind(function, given, params) if function else ({}, [])
     connection = connect(given, settings=settings)
+    # A key too weak to be told from ordinary text is refused here, before anything is stored.
+    secrets = SecretSet([Secret(name, value) for name, value in connection.secrets().items()])
     if function is None:
         function = _parse(_read_remote(connection, str(notebook)), str(notebook), script=script)
         bound, warnings = _bind(function, given, params)
@@ -194,6 +199,7 @@ def _prepare(
         payload=base,
         files=found,
         warnings=warnings,
+        secrets=secrets,
         limits=limits,
         on_cell=on_cell,
         folder=connection.settings.home / "runs" / run_id,
@@ -329,7 +335,7 @@ def _journey(
             job=plan.payload.job,
             api=api,
             log=plan.folder / "events.jsonl",
-            scrub=_scrubber(plan),
+            secrets=plan.secrets,
         )
         try:
             door = Path(sockets) / "door"
@@ -386,7 +392,7 @@ def _execute(plan: _Plan, desk: Desk, door: Path, on_start: Callable[[Execution]
     import papermill
 
     from libsafe_nb.execution import Execution
-    from libsafe_nb.redact import LiveFilter
+    from libsafe_nb.redact.live import LiveFilter
 
     work = plan.folder / "work"
     work.mkdir(mode=0o700)
@@ -402,7 +408,7 @@ def _execute(plan: _Plan, desk: Desk, door: Path, on_start: Callable[[Execution]
         cwd=work,
         env=_environment(door),
         after_parameters=(lambda: fill) if plan.function.language == "python" else None,
-        output_filter=LiveFilter(_secret_set(plan)),
+        output_filter=LiveFilter(plan.secrets),
         on_cell=plan.on_cell,
     )
     if on_start:
@@ -481,14 +487,16 @@ def _finish(
 
 def _end(plan: _Plan, result: Run) -> None:
     """Say what happened to the job and close it, unless it is closed already (the vendor's library does so)."""
-    client, scrub = plan.connection.client, _scrubber(plan)
+    from libsafe_nb.redact.live import redact_value
+
+    client, scrub = plan.connection.client, plan.secrets.clean
     if result.error:
         client.message(result.job, scrub(describe(result.error)), type="ERROR")
     if result.scraps:
         client.message(result.job, scrub(json.dumps({"scraps": result.scraps}, default=str)))
     client.message(result.job, f"evidence: {result.evidence}")
     if client.job(result.job)["status"] in ("QUEUED", "RUNNING"):
-        outcome = json.loads(scrub(json.dumps(result.to_json(), default=str)))
+        outcome, _ = redact_value(plan.secrets, result.to_json())
         client.update_job(result.job, status=JOB_STATUS.get(result.status, "FAILED"), result=outcome)
 
 
@@ -505,7 +513,7 @@ def _close_job(plan: _Plan, status: str, *, message: str) -> None:
     """Best effort: the error that led here matters more than one more."""
     client = plan.connection.client
     with contextlib.suppress(LibsafeError):
-        client.message(plan.payload.job, _scrubber(plan)(message), type="ERROR")
+        client.message(plan.payload.job, plan.secrets.clean(message), type="ERROR")
         client.update_job(plan.payload.job, status=status)
 
 
@@ -576,22 +584,9 @@ def _scraps(executed: bytes) -> dict[str, Any]:
 # Keys stay out --------------------------------------------------------------------------------------------------
 
 
-def _secret_set(plan: _Plan) -> Any:
-    from libsafe_nb.secrets import Secret, SecretSet
-
-    return SecretSet([Secret(name, value) for name, value in plan.connection.secrets().items()])
-
-
-def _scrubber(plan: _Plan) -> Callable[[str], str]:
-    known = plan.connection.secrets()
-
-    def scrub(text: str) -> str:
-        for name, value in known.items():
-            text = text.replace(value, f"[redacted:{name}]")
-        return text
-
-    return scrub
-
-
 def _scrubbed(plan: _Plan, data: bytes) -> bytes:
-    return _scrubber(plan)(data.decode()).encode()
+    """A JSON document without the secrets; its bytes stay as they are where there is none in it."""
+    from libsafe_nb.redact.live import redact_value
+
+    clean, found = redact_value(plan.secrets, json.loads(data))
+    return json.dumps(clean, ensure_ascii=False, indent=1).encode() if found else data
