@@ -1,0 +1,732 @@
+"""
+The conversation with one kernel: requests, replies and outputs, and every way in which it can end.
+
+nbclient's `NotebookClient` understands the messages (display updates, `clear_output`, widgets); the rest is ours:
+one task reads replies, one reads outputs, and whatever ends a run early (the kernel's death, its silent heartbeat, a
+deadline, a cancel) sets one future that every wait also waits for. Runs in one event loop, in one thread; any number
+of conversations may go on in other threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionComplete
+from nbformat import NotebookNode
+from nbformat.v4 import output_from_msg
+
+from libsafe_nb import kernels, outputs
+from libsafe_nb.account import Account, cell_id
+from libsafe_nb.errors import LibsafeError
+from libsafe_nb.execution import CellState, CellStatus, Execution, RunStatus
+from libsafe_nb.kernels import Kernel, KernelSpec
+from libsafe_nb.saving import Saver
+
+RECONNECT = 5
+"""Milliseconds between two attempts to reach a socket that the starting kernel has not made yet."""
+
+QUIET = 0.05
+"""Seconds without an output after which a dead kernel's outputs are all in."""
+
+LOST = 4.0
+"""Seconds of silence after a cell's reply, after which its end marker on the output channel is given up."""
+
+
+_FIELDS = {
+    "display_data": ("data", "metadata"),
+    "update_display_data": ("data", "metadata"),
+    "execute_result": ("data", "metadata", "execution_count"),
+    "error": ("ename", "evalue", "traceback"),
+}
+"""What the filter sees of each kind of message."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a conversation ended."""
+
+    status: RunStatus
+    cause: str | None = None
+    error: dict[str, str | None] | None = None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why it must end now."""
+
+    cause: str
+    message: str
+
+
+class Conversation(NotebookClient):
+    """
+    Executes the cells of `nb` in order, in a kernel of `spec`.
+
+    `saver` keeps the notebook during the execution (None: nobody does); `tell` gets the state of each code cell at its
+    start and end, `show` every kept output as it arrives.
+    """
+
+    def __init__(
+        self,
+        nb: NotebookNode,
+        spec: KernelSpec,
+        execution: Execution,
+        account: Account,
+        *,
+        saver: Saver | None,
+        tell: Callable[[CellState], None],
+        show: Callable[[NotebookNode], None],
+        log: logging.Logger,
+    ) -> None:
+        super().__init__(nb, kernel_name=spec.name, log=log)
+        self._spec = spec
+        self._execution = execution
+        self._limits = execution.limits
+        self._account = account
+        self._saver = saver
+        self._tell = tell
+        self._show = show
+        self._budget = outputs.Budget(self._limits.notebook_output)
+        self._shelves: dict[int, outputs.CellOutputs] = {}
+        self._displayed: dict[str, list[tuple[int, outputs.Rich]]] = {}
+        self._places: dict[str, int] = {}
+        self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._idle: dict[str, asyncio.Future[None]] = {}
+        self._streaming: dict[int, str] = {}
+        self._touched: set[int] = set()
+        self._widget_sizes: dict[tuple[str, str | int], int] = {}
+        self._heard = 0
+        self._fault: BaseException | None = None
+
+    async def run(self) -> Verdict:
+        """
+        Start the kernel, execute, and end the kernel, whatever happens.
+
+        Raises
+        ------
+        Exception
+            An error in a callback of the execution (filter, `on_cell`, `after_parameters`) or in the engine. The
+            kernel is ended and the outputs are in the notebook then, too.
+        """
+        self._loop = loop = asyncio.get_running_loop()
+        self._stop: asyncio.Future[Stop] = loop.create_future()
+        self._again = asyncio.Event()
+        if self._limits.timeout is not None:
+            message = f"the run took longer than {self._limits.timeout:g} s"
+            loop.call_later(self._limits.timeout, self._end, "run-timeout", message)
+        self._execution.watch(self._wake_from_anywhere)
+        if self._execution.cancellation:
+            self._cancelled()
+        try:
+            if self._stop.done():
+                return self._stopped(self._stop.result())
+            try:
+                kernel = kernels.start(
+                    self._spec,
+                    cwd=self._execution.cwd or Path.cwd(),
+                    env=self._execution.env,
+                    memory=self._limits.memory,
+                    cpu=self._limits.cpu,
+                    extension=self._execution.extension,
+                )
+            except LibsafeError as exc:
+                return Verdict("errored", "kernel-start", _error("KernelDied", str(exc)))
+            with kernel:
+                return await self._converse(kernel)
+        finally:
+            self._execution.watch(None)
+            self._render()
+
+    async def _converse(self, kernel: Kernel) -> Verdict:
+        """Connect, do everything, and disconnect; the kernel's process is ended by the caller."""
+        loop = asyncio.get_running_loop()
+        self._kernel = kernel
+        self._account.kernel = {"name": self._spec.name, "language": self._spec.language, "pid": kernel.pid}
+        context = zmq.asyncio.Context()
+        # Defaults for all sockets of the context. Nothing is dropped on our side, however fast the kernel prints.
+        context.setsockopt(zmq.RECONNECT_IVL, RECONNECT)
+        context.setsockopt(zmq.RCVHWM, 0)
+        self.kc = self._client = client = AsyncKernelClient(
+            context=context,
+            transport="ipc",
+            ip=str(kernel.folder / "k"),
+            **{f"{name}_port": number for number, name in enumerate(kernels.CHANNELS, start=1)},
+        )
+        client.session.key = kernel.key.encode()
+        client.allow_stdin = False
+        self._died = asyncio.Event()
+        self._answering = asyncio.Event()
+        loop.add_reader(kernel.sentinel, self._kernel_ended)
+        loop.add_reader(kernel.errors, kernel.read_errors)
+        tasks = [
+            loop.create_task(self._guarded(work))
+            for work in (self._read_replies(), self._read_outputs(), self._autosave(), self._beat(context))
+        ]
+        try:
+            verdict = await self._execute_all()
+            # After a deadline or a cancel somebody waits: the record is due.
+            patient = verdict.status in ("completed", "failed")
+            await self._shut_down(
+                self._limits.shutdown_grace if patient else min(1.0, self._limits.shutdown_grace)
+            )
+            self._raise_fault()
+            return verdict
+        finally:
+            loop.remove_reader(kernel.sentinel)
+            loop.remove_reader(kernel.errors)
+            kernel.kill()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            client.stop_channels()
+            context.destroy(linger=0)
+            self.kc = None
+
+    async def _execute_all(self) -> Verdict:
+        stop = await self._until(self._ready(), self._limits.startup_timeout)
+        if stop is not None:
+            return self._not_started(stop)
+        silent_before = self._place_of_silent_step()
+        for index, cell in enumerate(self.nb.cells):
+            if index == silent_before:
+                failure = await self._silent_step()
+                if failure is not None:
+                    return failure
+            if cell.cell_type != "code" or not cell.source.strip():
+                self._account.passed(index)
+                continue
+            if self.skip_cells_with_tag in cell.metadata.get("tags", []):
+                self._tell(self._account.cell_ended(index, "skipped"))
+                continue
+            if self._stop.done():
+                return await self._broken_off(self._stop.result())
+            verdict = await self._execute(cell, index)
+            if verdict is not None:
+                return verdict
+        self._finish()
+        return Verdict("completed")
+
+    async def _ready(self) -> None:
+        """Wait until the kernel answers, and until its outputs reach us as well."""
+        while True:
+            reply = await self._request(self._client.kernel_info())
+            # The first outputs of a kernel are lost until it knows of our subscription. That we heard anything at
+            # all, be it the `busy` of this very request, shows that it does.
+            for _ in range(20):
+                if self._heard:
+                    self._introduce(reply["content"])
+                    return
+                await asyncio.sleep(0.01)
+
+    def _introduce(self, info: dict[str, Any]) -> None:
+        self._answering.set()
+        language = info.get("language_info", {})
+        if language:
+            self.nb.metadata["language_info"] = NotebookNode(language)
+        self._account.kernel.update(
+            language=language.get("name", self._spec.language),
+            language_version=language.get("version"),
+            implementation=f"{info.get('implementation', '')} {info.get('implementation_version', '')}".strip(),
+        )
+
+    def _place_of_silent_step(self) -> int | None:
+        """Return the index of the cell before which the silent step is made; the number of cells for the end."""
+        if self._execution.after_parameters is None:
+            return None
+        for tag in ("injected-parameters", "parameters"):
+            for index, cell in enumerate(self.nb.cells):
+                if tag in cell.metadata.get("tags", []):
+                    return index + 1
+        code = (index for index, cell in enumerate(self.nb.cells) if cell.cell_type == "code")
+        return next(code, None)
+
+    async def _silent_step(self) -> Verdict | None:
+        assert self._execution.after_parameters is not None
+        source = self._execution.after_parameters()
+        request = self._request(
+            self._client.execute(
+                source, silent=True, store_history=False, allow_stdin=False, stop_on_error=False
+            )
+        )
+        waiting = asyncio.ensure_future(request)
+        stop = await self._until(waiting, self._limits.cell_timeout)
+        if stop is not None:
+            return await self._broken_off(stop)
+        content = waiting.result()["content"]
+        if content["status"] == "ok":
+            return None
+        told = self._filtered_error(content, "")
+        message = f"the silent step after the parameters failed: {told['ename']}: {told['evalue']}"
+        return Verdict("errored", "after-parameters", _error("ExecutionError", message))
+
+    async def _execute(self, cell: NotebookNode, index: int) -> Verdict | None:
+        """Execute a cell; return how the run ended if it ended there."""
+        cell.metadata["execution"] = NotebookNode()
+        self._shelves[index] = outputs.CellOutputs(self._limits.cell_output, self._budget)
+        self._tell(self._account.cell_started(index))
+        self._save()
+        message = self._client.execute(
+            cell.source, store_history=True, allow_stdin=False, stop_on_error=False
+        )
+        self._places[message] = index
+        waiting = asyncio.ensure_future(self._replied_and_idle(message, cell))
+        stop = await self._until(waiting, self._limits.cell_timeout)
+        if stop is None:
+            return self._judge(waiting.result()["content"], cell, index)
+        return await self._broken_off(stop, running=index, waiting=waiting)
+
+    def _judge(self, reply: dict[str, Any], cell: NotebookNode, index: int) -> Verdict | None:
+        """Decide from the kernel's reply what became of a cell, and whether the run goes on."""
+        if reply["status"] == "ok":
+            asked_to_exit = any(each.get("source") == "ask_exit" for each in reply.get("payload", []))
+            if not asked_to_exit:
+                self._cell_ended(index, "completed")
+                return None
+            self._cell_ended(index, "exited", "exit-zero")
+            return self._left_early()
+        if reply["status"] != "error":
+            # `aborted`: the kernel did not execute it, though nobody asked it to drop requests.
+            self._cell_ended(index, "failed", "internal")
+            place = cell_id(cell, index)
+            message = f"the kernel answered {reply['status']!r} in place of executing the cell"
+            return Verdict("errored", "internal", _error("ExecutionError", message, place))
+        if "raises-exception" in cell.metadata.get("tags", []):
+            self._cell_ended(index, "expected-error")
+            return None
+        exits = reply.get("ename") == "SystemExit"
+        if exits and reply.get("evalue", "") in ("", "0", "None", "False"):
+            self._cell_ended(index, "exited", "exit-zero")
+            return self._left_early()
+        cause = "exit-nonzero" if exits else "cell-error"
+        told = self._filtered_error(reply, cell_id(cell, index))
+        self._cell_ended(index, "failed", cause)
+        return Verdict("failed", cause, _error(told["ename"], told["evalue"], cell_id(cell, index)))
+
+    def _left_early(self) -> Verdict:
+        self._finish()
+        return Verdict("completed", "exit-zero")
+
+    async def _broken_off(
+        self, stop: Stop, *, running: int | None = None, waiting: asyncio.Future[Any] | None = None
+    ) -> Verdict:
+        """Interrupt the cell if the kernel still lives, else or then kill it, and say what became of the cell."""
+        # What was printed so far is on disk before anything else is tried.
+        self._render()
+        self._save(urgent=True)
+        obeyed = False
+        if waiting is not None and not self._died.is_set() and stop.cause not in ("kernel-hung", "internal"):
+            obeyed = await self._interrupt(waiting)
+        died_by_itself = self._died.is_set() and stop.cause == "kernel-died"
+        message = self._describe_death(stop) if died_by_itself else stop.message
+        if not obeyed:
+            self._kernel.kill()
+            await self._drain()
+        if waiting is not None:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        place = None
+        if running is not None:
+            place = cell_id(self.nb.cells[running], running)
+            self._cell_ended(running, _cell_status(stop.cause, obeyed), stop.cause)
+        self._finish()
+        return self._stopped(Stop(stop.cause, message), place)
+
+    async def _interrupt(self, waiting: asyncio.Future[Any]) -> bool:
+        """Interrupt the kernel and wait for the cell's end; return whether it ended."""
+        if self._spec.interrupt_mode == "message":
+            self._client.control_channel.send(self._client.session.msg("interrupt_request", content={}))
+        else:
+            self._kernel.signal(signal.SIGINT)
+        others = [asyncio.ensure_future(self._died.wait()), asyncio.ensure_future(self._again.wait())]
+        await asyncio.wait(
+            {waiting, *others}, timeout=self._limits.interrupt_grace, return_when=asyncio.FIRST_COMPLETED
+        )
+        for other in others:
+            other.cancel()
+        return waiting.done() and not waiting.cancelled() and waiting.exception() is None
+
+    def _stopped(self, stop: Stop, place: str | None = None) -> Verdict:
+        status: RunStatus = "errored"
+        kind = (
+            "KernelDied" if stop.cause.startswith("kernel") or stop.cause == "cpu-limit" else "ExecutionError"
+        )
+        if stop.cause.endswith("-timeout"):
+            status, kind = "timeout", "RunTimeout"
+        elif stop.cause in ("interrupted", "terminated", "cancelled"):
+            status, kind = "cancelled", "RunCancelled"
+        return Verdict(status, stop.cause, _error(kind, stop.message, place))
+
+    def _not_started(self, stop: Stop) -> Verdict:
+        """Say why the kernel never answered."""
+        if stop.cause not in ("cell-timeout", "kernel-died"):
+            return self._stopped(stop)
+        if stop.cause == "kernel-died":
+            message = self._describe_death(stop, "the kernel ended before it answered")
+        else:
+            message = f"the kernel did not answer within {self._limits.startup_timeout:g} s"
+        return Verdict("errored", "kernel-start", _error("KernelDied", message))
+
+    def _describe_death(self, stop: Stop, what: str = "the kernel died") -> str:
+        code = self._kernel.exit_code
+        ended = "" if code is None else f" with {kernels.describe_exit(code)}"
+        words = self._kernel.last_words
+        last = words.splitlines()[-1][-500:] if words else ""
+        if last:
+            last = self._filtered_text(last)
+        return f"{what}{ended} ({self._spec.name})" + (f": {last}" if last else "")
+
+    # ------------------------------------------------------------- waiting
+
+    async def _until(self, work: Awaitable[Any], timeout: float | None) -> Stop | None:
+        """
+        Wait for `work`; return None when it is done, or what came before it.
+
+        `work` that is not done goes on if it is a future, and is cancelled otherwise. A time-out is a Stop with the
+        cause `cell-timeout`.
+        """
+        task = asyncio.ensure_future(work)
+        await asyncio.wait({task, self._stop}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return None
+        if task is not work:
+            task.cancel()
+        if self._stop.done():
+            return self._stop.result()
+        return Stop("cell-timeout", f"the cell took longer than {timeout:g} s")
+
+    def _end(self, cause: str, message: str) -> None:
+        """Have the run end; the first cause counts."""
+        if not self._stop.done():
+            self._stop.set_result(Stop(cause, message))
+
+    def _wake_from_anywhere(self) -> None:
+        self._loop.call_soon_threadsafe(self._cancelled)
+
+    def _cancelled(self) -> None:
+        if self._execution.cancelled_again:
+            self._again.set()
+        cancellation = self._execution.cancellation
+        assert cancellation is not None
+        self._end(cancellation.cause, f"the run was {cancellation.cause}: {cancellation.reason}")
+
+    def _kernel_ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._kernel.sentinel)
+        self._died.set()
+        code = self._kernel.exit_code
+        cpu = code is not None and -code == signal.SIGXCPU
+        if cpu:
+            self._end("cpu-limit", f"the kernel used more than {self._limits.cpu:g} s of CPU time")
+        self._end("kernel-died", "the kernel died")
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do background work; an error in it ends the run and is raised at its end."""
+        try:
+            await work
+        except Exception as exc:
+            self._fault = exc
+            self._end("internal", f"{type(exc).__name__}: {exc}")
+
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+
+    async def _request(self, message: str) -> dict[str, Any]:
+        """Wait for the reply to a message that was just sent."""
+        reply = self._replies[message] = asyncio.get_running_loop().create_future()
+        try:
+            return await reply
+        finally:
+            del self._replies[message]
+
+    async def _replied_and_idle(self, message: str, cell: NotebookNode) -> dict[str, Any]:
+        """Wait for a cell's reply, and until all its outputs are in."""
+        idle = self._idle[message] = asyncio.get_running_loop().create_future()
+        reply = await self._request(message)
+        while not idle.done():
+            heard = self._heard
+            await asyncio.wait({idle}, timeout=LOST)
+            if not idle.done() and heard == self._heard:
+                self.log.warning(
+                    "cell %s: the kernel did not say that its outputs are complete", cell.get("id")
+                )
+                break
+        del self._idle[message]
+        return reply
+
+    async def _drain(self) -> None:
+        """Take in what a dead kernel had sent, for a second at most."""
+        for _ in range(20):
+            heard = self._heard
+            await asyncio.sleep(QUIET)
+            if heard == self._heard:
+                return
+
+    async def _shut_down(self, grace: float) -> None:
+        """Let the kernel end by itself, with its `atexit` functions, within the grace."""
+        if self._died.is_set():
+            return
+        self._client.shutdown()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._died.wait(), grace)
+
+    # ------------------------------------------------------------- background
+
+    async def _read_replies(self) -> None:
+        session, socket = self._client.session, self._client.shell_channel.socket
+        while True:
+            _, frames = session.feed_identities(await socket.recv_multipart())
+            message = session.deserialize(frames)
+            waiting = self._replies.get(message["parent_header"].get("msg_id", ""))
+            if waiting is not None and not waiting.done():
+                waiting.set_result(message)
+
+    async def _read_outputs(self) -> None:
+        session, socket = self._client.session, self._client.iopub_channel.socket
+        while True:
+            _, frames = session.feed_identities(await socket.recv_multipart())
+            message = session.deserialize(frames)
+            self._heard += 1
+            self._take(message)
+            if self._heard % 8 == 0:
+                # A socket with messages waiting never gives way by itself.
+                await asyncio.sleep(0)
+
+    async def _beat(self, context: zmq.asyncio.Context) -> None:
+        """Listen to the kernel's heart, and end the run when it was silent for too long."""
+        if self._limits.hung is None:
+            return
+        await self._answering.wait()
+        every = max(0.05, min(5.0, self._limits.hung / 10))
+        with context.socket(zmq.DEALER) as heart:
+            heart.connect(f"ipc://{self._kernel.folder / 'k'}-5")
+            loop = asyncio.get_running_loop()
+            silence, last = 0.0, loop.time()
+            while True:
+                await heart.send_multipart([b"", b"ping"])
+                if await heart.poll(int(every * 1000)):
+                    await heart.recv_multipart()
+                    silence, last = 0.0, loop.time()
+                    await asyncio.sleep(every)
+                    last = loop.time()
+                    continue
+                # Only so much of the time counts as we were able to listen: this process may itself have been
+                # stopped, or kept busy.
+                silence += min(loop.time() - last, 2 * every)
+                last = loop.time()
+                if silence >= self._limits.hung:
+                    self._end("kernel-hung", f"the kernel gave no sign of life for {self._limits.hung:g} s")
+                    return
+
+    async def _autosave(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            if self._touched:
+                self._save()
+
+    # ------------------------------------------------------------- outputs
+
+    def _take(self, message: dict[str, Any]) -> None:
+        """Take in one message of the output channel; those of the silent step, or of no cell, are not kept."""
+        parent = message["parent_header"].get("msg_id")
+        index = self._places.get(parent)
+        if index is None:
+            return
+        kind, content = message["msg_type"], message["content"]
+        if kind == "stream":
+            content["text"] = _sane(content["text"])
+            self._take_stream(message, index)
+            return
+        if kind not in ("status", "execute_input"):
+            # Outputs stay in their order, so nothing is held back across a rich one.
+            self._flush(index)
+            self._touched.add(index)
+            if not self._filter(message, index):
+                return
+        try:
+            self.process_message(message, self.nb.cells[index], index)
+        except CellExecutionComplete:
+            idle = self._idle.get(parent)
+            if idle is not None and not idle.done():
+                idle.set_result(None)
+
+    def _take_stream(self, message: dict[str, Any], index: int) -> None:
+        content = message["content"]
+        if self._streaming.get(index, content["name"]) != content["name"]:
+            self._flush(index)
+        self._streaming[index] = content["name"]
+        if self._execution.output_filter is not None:
+            content["text"] = self._execution.output_filter.stream(
+                self._id(index), content["name"], content["text"]
+            )
+        if not content["text"]:
+            return
+        if self.output_hook_stack.get(message["parent_header"]["msg_id"]):
+            self.output([], message, None, index)
+        else:
+            self._keep_stream(index, content["name"], content["text"])
+
+    def _keep_stream(self, index: int, name: str, text: str) -> None:
+        self._touched.add(index)
+        self._shelves[index].stream(name, text)
+        self._show(NotebookNode(output_type="stream", name=name, text=text))
+
+    def _flush(self, index: int) -> None:
+        """Keep what the filter held back of a cell's streams."""
+        if self._streaming.pop(index, None) is None or self._execution.output_filter is None:
+            return
+        for name, text in self._execution.output_filter.end_cell(self._id(index)):
+            if text:
+                self._keep_stream(index, name, text)
+
+    def _filter(self, message: dict[str, Any], index: int) -> bool:
+        """Have the filter see a rich output, an error or a widget's state; return whether anything is left of it."""
+        content = message["content"]
+        if self._execution.output_filter is None:
+            return True
+        if message["msg_type"].startswith("comm"):
+            node = NotebookNode(
+                output_type="display_data", data={"application/json": content.get("data", {})}, metadata={}
+            )
+            kept = self._execution.output_filter.output(self._id(index), node)
+            if kept is not None:
+                content["data"] = kept["data"]["application/json"]
+            return kept is not None
+        fields = _FIELDS.get(message["msg_type"])
+        if fields is None:
+            return True
+        kind = "display_data" if message["msg_type"] == "update_display_data" else message["msg_type"]
+        node = NotebookNode(output_type=kind, **{name: content.get(name) for name in fields})
+        kept = self._execution.output_filter.output(self._id(index), node)
+        if kept is not None:
+            content.update({name: kept[name] for name in fields})
+        return kept is not None
+
+    def output(
+        self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int
+    ) -> NotebookNode | None:
+        """Keep an output that is not a plain stream; called by nbclient's `process_message`."""
+        hooks = self.output_hook_stack.get(msg["parent_header"].get("msg_id"))
+        if hooks:
+            if self._widget_room(("output", cell_index), len(json.dumps(msg["content"])), grows=True):
+                hooks[-1].output(outs, msg, display_id, cell_index)
+            return None
+        try:
+            node = output_from_msg(msg)
+        except ValueError:
+            self.log.debug("a message of type %s is not an output", msg["msg_type"])
+            return None
+        kept = self._shelves[cell_index].add(node)
+        if display_id:
+            self._displayed.setdefault(display_id, []).append((cell_index, kept))
+        self._show(kept.node)
+        return kept.node
+
+    def clear_output(self, outs: list[NotebookNode], msg: dict[str, Any], cell_index: int) -> None:
+        hooks = self.output_hook_stack.get(msg["parent_header"].get("msg_id"))
+        if hooks:
+            hooks[-1].clear_output(outs, msg, cell_index)
+        else:
+            self._shelves[cell_index].clear(wait=bool(msg["content"].get("wait")))
+
+    def handle_comm_msg(self, outs: list[NotebookNode], msg: dict[str, Any], cell_index: int) -> None:
+        """Follow a widget's state, within what the notebook may store."""
+        content = msg["content"]
+        data = content.setdefault("data", {})
+        for name, value in dict(data.get("state") or {}).items():
+            if not self._widget_room((content["comm_id"], name), len(json.dumps(value))):
+                del data["state"][name]
+        super().handle_comm_msg(outs, msg, cell_index)
+
+    def _widget_room(self, key: tuple[str, str | int], size: int, *, grows: bool = False) -> bool:
+        """Account for a widget's value (or for more of one) and return whether it may be stored."""
+        before = self._widget_sizes.get(key, 0)
+        after = before + size if grows else size
+        if after - before > self._budget.left or (grows and after > self._limits.cell_output):
+            return False
+        self._budget.used += after - before
+        self._widget_sizes[key] = after
+        return True
+
+    def _update_display_id(self, display_id: str, msg: dict[str, Any]) -> None:
+        """Give what was displayed under an id its new content, in whichever cells it stands."""
+        content = msg["content"]
+        for index, shown in self._displayed.get(display_id, ()):
+            self._touched.add(index)
+            self._shelves[index].replace(shown, content["data"], content.get("metadata", {}))
+
+    def _cell_ended(self, index: int, status: CellStatus, cause: str | None = None) -> None:
+        self._flush(index)
+        self._touched.add(index)
+        self._render()
+        self._tell(self._account.cell_ended(index, status, cause))
+        self._save(urgent=status not in ("completed", "expected-error"))
+
+    def _finish(self) -> None:
+        """Bring the notebook up to date."""
+        self.set_widgets_metadata()
+        self._render()
+
+    def _render(self) -> None:
+        """Put the outputs into the cells that got some since the last time."""
+        for index in self._touched:
+            shelf = self._shelves.get(index)
+            if shelf is not None:
+                self.nb.cells[index].outputs = shelf.render()
+                self._account.cut(index, shelf.describe_cut())
+        self._touched.clear()
+
+    def _save(self, *, urgent: bool = False) -> None:
+        if self._saver is not None and (urgent or self._saver.due):
+            self._render()
+            self._saver.try_save(self.nb)
+
+    def _filtered_error(self, reply: dict[str, Any], place: str) -> NotebookNode:
+        """Return name and text of an error as they may be told."""
+        node = NotebookNode(
+            output_type="error",
+            ename=str(reply.get("ename", "")),
+            evalue=str(reply.get("evalue", "")),
+            traceback=[],
+        )
+        if self._execution.output_filter is not None:
+            kept = self._execution.output_filter.output(place, node)
+            return kept if kept is not None else NotebookNode(ename=node.ename, evalue="(left out)")
+        return node
+
+    def _filtered_text(self, text: str) -> str:
+        if self._execution.output_filter is None:
+            return text
+        first = self._execution.output_filter.stream("", "stderr", text)
+        return first + "".join(rest for _, rest in self._execution.output_filter.end_cell(""))
+
+    def _id(self, index: int) -> str:
+        return cell_id(self.nb.cells[index], index)
+
+
+def _cell_status(cause: str, obeyed: bool) -> CellStatus:
+    """Return what a cell is told that ran when the run was stopped."""
+    if cause.endswith("-timeout"):
+        return "timed-out"
+    return "interrupted" if obeyed else "killed"
+
+
+def _error(kind: str, message: str, place: str | None = None) -> dict[str, str | None]:
+    return {"type": kind, "message": message, "cell_id": place}
+
+
+def _sane(text: str) -> str:
+    """Replace half characters (lone surrogates), which no file in UTF-8 can hold."""
+    return text if text.isascii() else text.encode("utf-8", errors="replace").decode("utf-8")

@@ -1,0 +1,408 @@
+"""
+Kernels: which exist, and one process of them.
+
+A kernel is started over Unix sockets in a short folder of mode 0700, in a session and process group of its own, with
+exactly the environment and directory asked for. A guard in its group, a shell that waits on a pipe held by this
+process, kills the whole group at once when this process is gone, however it ended; neither a blocked nor a stopped
+kernel stops the guard. What the kernel starts and puts into a session of its own (a daemon) is out of reach.
+
+`check` says before a run whether its kernel can be started; `start` starts it. A kernel from elsewhere (forked, say)
+needs what `Kernel` needs: a pid that leads its group, its exit code, a pipe with what it wrote to its own stderr.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from types import TracebackType
+
+from libsafe_nb.errors import ExecutionError, NotebookError
+
+CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+"""In the order of their sockets, `k-1` to `k-5`."""
+
+MAX_SOCKET_PATH = 107
+"""sun_path of Linux has 108 bytes with its final zero."""
+
+TAIL = 8192
+"""Bytes kept of what a kernel writes to its own stdout and stderr (not the cells' outputs)."""
+
+# $1: the kernel's folder, $2: address space in KiB, $3: CPU seconds, then the kernel's command. stdin: the guard's pipe.
+# The guard is forked twice, so that the kernel has no child it did not start. It is forked before the limits are set.
+# No core files: they would hold the keys that were in memory.
+_LAUNCH = """
+exec 3<&0 </dev/null
+( ( trap '' HUP INT QUIT TERM; exec >/dev/null 2>&1; read -r _ <&3
+    PATH=/usr/bin:/bin rm -rf -- "$1"; kill -KILL 0 ) & )
+exec 3<&-
+ulimit -c 0
+[ -z "$2" ] || ulimit -v "$2" || exit 126
+[ -z "$3" ] || { ulimit -S -t "$3" && ulimit -H -t $(($3 + 2)); } || exit 126
+shift 3
+exec "$@"
+"""
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """What is installed under a kernel's name; `ipykernel` tells whether it is a Python kernel of that make."""
+
+    name: str
+    language: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    interrupt_mode: str = "signal"
+    ipykernel: bool = False
+
+
+def check(
+    kernel_name: str | None, language: str | None = None, *, extension: str | None = "libsafe_nb"
+) -> KernelSpec:
+    """
+    Find a kernel and whether it can be started, without starting it.
+
+    A kernel of another Python than this one is asked whether it has `ipykernel` and the extension (some 50 ms).
+
+    Raises
+    ------
+    NotebookError
+        There is no such kernel, its program is missing, its Python has no `ipykernel`, or it is not a local one.
+        The message names the kernel, those that exist, and the remedy.
+    """
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    specs = KernelSpecManager()
+    if not kernel_name:
+        wanted = f" for {language}" if language else ""
+        raise NotebookError(
+            f"the notebook names no kernel{wanted} (metadata.kernelspec.name). {_choice(specs, language)}"
+        )
+    try:
+        found = specs.get_kernel_spec(kernel_name)
+    except NoSuchKernel as exc:
+        raise NotebookError(
+            f"the notebook asks for the kernel {kernel_name!r}, which is not installed here. "
+            f"{_choice(specs, language)}"
+        ) from exc
+    if found.metadata.get("kernel_provisioner", {}).get("provisioner_name", "local-provisioner") not in (
+        "local-provisioner",
+    ):
+        raise NotebookError(f"the kernel {kernel_name!r} is not a local one, and only those can be run.")
+    argv = [_python(found.argv[0]), *found.argv[1:]]
+    if shutil.which(argv[0]) is None:
+        raise NotebookError(
+            f"the kernel {kernel_name!r} is installed in {found.resource_dir}, but its program {argv[0]!r} is not "
+            f"there. Install it, or remove the kernel with: jupyter kernelspec remove {kernel_name}"
+        )
+    ipykernel = any(arg.startswith("ipykernel") for arg in argv)
+    if ipykernel:
+        _check_python(kernel_name, argv[0], ["ipykernel", *([extension] if extension else [])])
+    return KernelSpec(
+        name=kernel_name,
+        language=found.language,
+        argv=tuple(arg.replace("{resource_dir}", found.resource_dir) for arg in argv),
+        env=dict(found.env),
+        interrupt_mode=found.interrupt_mode,
+        ipykernel=ipykernel,
+    )
+
+
+def environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """
+    Return what a kernel inherits when nothing else is asked for: all but the keys and settings (`LIBSAFE_*`).
+
+    `JPY_*` is left out too: it names the parent of the Jupyter kernel in which this process may be running.
+    """
+    source = os.environ if environ is None else environ
+    return {name: value for name, value in source.items() if not name.startswith(("LIBSAFE_", "JPY_"))}
+
+
+def start(
+    spec: KernelSpec,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    memory: int | None = None,
+    cpu: float | None = None,
+    extension: str | None = "libsafe_nb",
+) -> Kernel:
+    """
+    Start a kernel and return at once; it is not ready before it answers.
+
+    Parameters
+    ----------
+    cwd
+        Its working directory; None for that of this process.
+    env
+        Its complete environment, to which the kernelspec's own variables are added; None for `environment()`.
+    memory, cpu
+        Address space in bytes and CPU time in seconds, each for the kernel's process and for each of its children.
+    extension
+        IPython extension to load in an ipykernel, which does not start without it; None for none.
+
+    Raises
+    ------
+    ExecutionError
+        The directory is missing, or the process could not be started.
+    """
+    folder = _folder()
+    try:
+        key = secrets.token_hex(32)
+        connection = {
+            "transport": "ipc",
+            "ip": str(folder / "k"),
+            "key": key,
+            "signature_scheme": "hmac-sha256",
+            "kernel_name": spec.name,
+            **{f"{channel}_port": number for number, channel in enumerate(CHANNELS, start=1)},
+        }
+        connection_file = folder / "c.json"
+        connection_file.touch(mode=0o600)
+        connection_file.write_text(json.dumps(connection))
+        argv = [arg.replace("{connection_file}", str(connection_file)) for arg in spec.argv]
+        argv = [arg.replace("{prefix}", sys.prefix) for arg in argv]
+        if spec.ipykernel:
+            argv += _ipykernel_options(folder, extension)
+        complete = dict(environment() if env is None else env)
+        complete.update({name: Template(value).safe_substitute(complete) for name, value in spec.env.items()})
+        return Kernel(spec, folder, key, *_spawn(argv, folder, cwd, complete, memory, cpu))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+class Kernel:
+    """
+    One kernel's process, its group and its folder; ended by `with`, whatever state it is in.
+
+    Attributes
+    ----------
+    pid
+        The process, which leads its group and its session.
+    folder, key
+        Where its sockets are (`folder/k-1` …), and the key that signs its messages.
+    sentinel
+        A file descriptor that becomes readable when the process ends, whoever its parent is.
+    errors
+        A file descriptor, not blocking, with what it writes to its own stdout and stderr; `read_errors` empties it.
+    """
+
+    def __init__(
+        self,
+        spec: KernelSpec,
+        folder: Path,
+        key: str,
+        process: subprocess.Popen[bytes],
+        guard: int,
+        errors: int,
+    ) -> None:
+        self.spec = spec
+        self.folder = folder
+        self.key = key
+        self.pid = process.pid
+        self.errors = errors
+        self._process = process
+        self._guard = guard
+        self._tail: collections.deque[int] = collections.deque(maxlen=TAIL)
+        self.sentinel = os.pidfd_open(process.pid)
+
+    def __enter__(self) -> Kernel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it lives; negative for the signal that ended it."""
+        return self._process.poll()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the whole group; nothing happens if it is gone. The guard heeds only SIGKILL."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        """End the whole group now: the kernel, what it started, and the guard."""
+        # As long as the process is not reaped or the guard lives, no other group can have this number.
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+        self._reap()
+
+    def read_errors(self) -> None:
+        """Take in what the kernel wrote to its own stdout and stderr; only its end is kept."""
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(self.errors, 65536):
+                self._tail.extend(chunk[-TAIL:])
+
+    @property
+    def last_words(self) -> str:
+        """The end of what it wrote to its own stdout and stderr, unfiltered: it may hold output of cells."""
+        self.read_errors()
+        return bytes(self._tail).decode("utf-8", errors="replace").strip()
+
+    def close(self) -> None:
+        """Kill what is left, and remove the folder with its sockets."""
+        if self._guard < 0:
+            return
+        self.kill()
+        for descriptor in (self._guard, self.sentinel, self.errors):
+            os.close(descriptor)
+        self._guard = -1
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _reap(self) -> None:
+        """Collect the guard and orphans of the kernel if they became ours, as they do where we are process 1."""
+        deadline = time.monotonic() + 0.5
+        with contextlib.suppress(ChildProcessError):
+            while time.monotonic() < deadline:
+                if os.waitpid(-self.pid, os.WNOHANG) == (0, 0):
+                    time.sleep(0.005)
+
+
+def describe_exit(code: int) -> str:
+    """Say in words how a process ended: `exit status 3`, `signal SIGKILL`."""
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    return f"signal {name}" + (" (memory may have run out)" if -code == signal.SIGKILL else "")
+
+
+def _spawn(
+    argv: list[str],
+    folder: Path,
+    cwd: Path | None,
+    env: Mapping[str, str],
+    memory: int | None,
+    cpu: float | None,
+) -> tuple[subprocess.Popen[bytes], int, int]:
+    """Start the launcher; return the process, our end of the guard's pipe and that of its stderr."""
+    limits = [
+        "" if memory is None else str(max(1, memory // 1024)),
+        "" if cpu is None else str(max(1, int(cpu))),
+    ]
+    guarded, guard = os.pipe()
+    errors, writable = os.pipe()
+    os.set_blocking(errors, False)
+    try:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", _LAUNCH, "kernel", str(folder), *limits, *argv],
+            stdin=guarded,
+            stdout=writable,
+            stderr=writable,
+            cwd=cwd,
+            env=dict(env),
+            start_new_session=True,
+        )
+    except OSError as exc:
+        os.close(guard)
+        os.close(errors)
+        where = f" in {cwd}" if cwd else ""
+        raise ExecutionError(f"the kernel could not be started{where}: {exc}") from exc
+    finally:
+        os.close(guarded)
+        os.close(writable)
+    return process, guard, errors
+
+
+def _ipykernel_options(folder: Path, extension: str | None) -> list[str]:
+    """No history, no file in the user's IPython profile, and not a start without the extension."""
+    (folder / "ipython").mkdir()
+    # Below CRITICAL it says on stderr how to connect to it, where we look for the reason of its death.
+    options = [
+        f"--ipython-dir={folder / 'ipython'}",
+        "--HistoryManager.enabled=False",
+        "--log-level=CRITICAL",
+    ]
+    if extension:
+        options += [f"--ext={extension}", "--InteractiveShellApp.reraise_ipython_extension_failures=True"]
+    return options
+
+
+def _folder() -> Path:
+    """Make the folder of the sockets: short, mode 0700, on a file system that the user owns if there is one."""
+    for parent in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - mkdtemp is safe
+        if not parent or len(f"{parent}/lsnb-12345678/k-5") > MAX_SOCKET_PATH:
+            continue
+        try:
+            return Path(tempfile.mkdtemp(prefix="lsnb-", dir=parent))
+        except OSError:
+            continue
+    raise ExecutionError(
+        "no folder for the kernel's sockets: neither XDG_RUNTIME_DIR, TMPDIR nor /tmp is writable and short enough"
+    )
+
+
+def _python(program: str) -> str:
+    """Kernelspecs that say `python` mean the Python that runs this, as in jupyter_client."""
+    own = {"python", f"python{sys.version_info[0]}", f"python{sys.version_info[0]}.{sys.version_info[1]}"}
+    return sys.executable if program in own else program
+
+
+def _check_python(kernel_name: str, python: str, modules: list[str]) -> None:
+    missing = (
+        _missing_here(modules) if python == sys.executable else _missing_there(kernel_name, python, modules)
+    )
+    if missing:
+        names = " and ".join(missing)
+        raise NotebookError(
+            f"the kernel {kernel_name!r} runs {python}, which has no {names}. "
+            f"Install libsafe-nb there: {python} -m pip install libsafe-nb"
+        )
+
+
+def _missing_here(modules: list[str]) -> list[str]:
+    from importlib.util import find_spec
+
+    return [name for name in modules if find_spec(name) is None]
+
+
+def _missing_there(kernel_name: str, python: str, modules: list[str]) -> list[str]:
+    ask = "import importlib.util as u, sys; print(*[n for n in sys.argv[1:] if u.find_spec(n) is None], sep='\\n')"
+    try:
+        answer = subprocess.run(
+            [python, "-c", ask, *modules],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env=environment(),
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise NotebookError(f"the kernel {kernel_name!r} runs {python}, which does not start: {exc}") from exc
+    if answer.returncode != 0:
+        said = answer.stderr.strip().splitlines()[-1:] or ["nothing on stderr"]
+        raise NotebookError(
+            f"the kernel {kernel_name!r} runs {python}, which ends with "
+            f"{describe_exit(answer.returncode)}: {said[0]}. Repair or reinstall that Python."
+        )
+    return answer.stdout.split()
+
+
+def _choice(specs: object, language: str | None) -> str:
+    """Say which kernels there are and how to take one."""
+    names = sorted(specs.find_kernel_specs())  # type: ignore[attr-defined]
+    if not names:
+        return "No kernel is installed; install one with: python -m ipykernel install --user"
+    remedy = "Choose one of them in JupyterLab (Kernel > Change Kernel) or install the missing one"
+    if language in (None, "python"):
+        remedy += ", for Python with: python -m ipykernel install --user --name NAME"
+    return f"Installed are: {', '.join(names)}. {remedy}."
