@@ -53,7 +53,7 @@ class Desk:
             run,
             job,
             dict(api),
-            scrub,
+            secrets,
         )
         self._nonce_spent = False
         self._lock = threading.Lock()
