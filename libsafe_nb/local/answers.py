@@ -1,0 +1,63 @@
+"""
+Idempotency: what was answered to a write that carried an `Idempotency-Key`.
+
+Kept with the write in one transaction, per user and call, for `KEPT_DAYS`; a repeat gets the first answer and
+writes nothing. Items of bulk calls may carry a key of their own, `idempotency_key`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from typing import Any
+
+from libsafe_nb.local.ask import Ask, Problem, text
+from libsafe_nb.local.database import Database, now
+
+KEPT_DAYS = 8
+MAX_KEY = 255
+
+
+def earlier(db: Database, user: int, call: str, key: str) -> tuple[int, bytes] | None:
+    """Status and body of the first answer, if there was one."""
+    row = db.one(
+        "SELECT status, body FROM answer WHERE user_id = ? AND call = ? AND key = ?", (user, call, key)
+    )
+    return None if row is None else (row["status"], row["body"])
+
+
+def keep(db: Database, user: int, call: str, key: str, status: int, body: bytes) -> None:
+    db.execute(
+        "INSERT OR IGNORE INTO answer VALUES (?, ?, ?, ?, ?, ?)", (user, call, key, status, body, now())
+    )
+
+
+def forget_old(db: Database) -> None:
+    limit = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=KEPT_DAYS)
+    with db.transaction():
+        db.execute("DELETE FROM answer WHERE date_create < ?", (limit.strftime("%Y-%m-%d %H:%M:%S.%f"),))
+
+
+def header_key(value: str | None) -> str | None:
+    """The request's key; None when it has none."""
+    if value is None or not value.strip():
+        return None
+    if len(value) > MAX_KEY:
+        raise Problem(400, f"Idempotency-Key: expected at most {MAX_KEY} characters, got {len(value)}")
+    return value.strip()
+
+
+def first_time(ask: Ask, item: Any, scope: str, write: Callable[[Any], Any]) -> Any:
+    """Write one item of a bulk call, or answer as when its `idempotency_key` was first seen in this scope."""
+    key = item.get("idempotency_key") if isinstance(item, dict) else None
+    if key is None:
+        return write(item)
+    key = text(key, "idempotency_key", most=MAX_KEY)
+    call = f"item {ask.request.scope['endpoint_name']} {scope}"
+    before = earlier(ask.db, ask.user.id, call, key)
+    if before is not None:
+        return json.loads(before[1])
+    result = write(item)
+    keep(ask.db, ask.user.id, call, key, 200, json.dumps(result, ensure_ascii=False).encode())
+    return result

@@ -1,0 +1,420 @@
+"""The REST calls about files and folders."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import sqlite3
+from typing import Any
+
+from starlette.datastructures import UploadFile
+
+from libsafe_nb.local import descriptors, files, search
+from libsafe_nb.local.answers import first_time
+from libsafe_nb.local.ask import MAX_ID, Ask, Page, Problem, number, page, text
+from libsafe_nb.local.database import Database, now, read_only
+from libsafe_nb.local.gate import key_problem
+
+MAX_NOTEBOOK = 64 * 1024 * 1024
+IMPORT_ROWS = 2000
+"""Rows of an import in one transaction: some 40 ms, in which others wait."""
+MAX_LINE = 64 * 1024
+
+_HEX_LENGTHS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
+
+
+# One container's files.
+
+
+async def file_upload(ask: Ask) -> dict[str, Any]:
+    """Multipart form: `file`, `fileName`, `chunkIndex`, and perhaps `path` (a folder) and `totalChunks`."""
+    container = ask.container(ask.id("container"))["id"]
+    async with ask.request.form(max_files=1, max_fields=50) as form:
+        part = form.get("file")
+        if not isinstance(part, UploadFile):
+            raise Problem(400, "file: expected a file part of this name in a multipart form")
+        name = text(form.get("fileName"), "fileName")
+        index = _count(form.get("chunkIndex"), "chunkIndex", least=0)
+        total = None if "totalChunks" not in form else _count(form["totalChunks"], "totalChunks", least=1)
+        folder = text(form.get("path") or "", "path", empty=True)
+        path = _path(f"{folder.strip('/')}/{name.strip('/')}")
+        await ask.platform.uploads.take(container, path, index, total, part.content_type, part.file)
+    row = files.find(ask.db, container, path, folder=False)
+    if row is None:
+        # More chunks are announced: there is no object yet.
+        return {"id": None, "container_id": str(container), "path": path, "chunkIndex": index}
+    return files.by_id(ask.db, row["id"])
+
+
+async def file_by_path(ask: Ask) -> dict[str, Any]:
+    """Asks the store as well, so that what was stored a moment ago is found, with its newest size and version."""
+    container = ask.container(ask.id("container"))["id"]
+    path = _path(ask.path["path"])
+    await _refresh(ask, container, path)
+    row = files.find(ask.db, container, path)
+    if row is not None and row["deleted"] and row["type"] == "FILE":
+        row = files.find(ask.db, container, path, folder=True) or row
+    if row is None or row["deleted"]:
+        raise Problem(404, f"container {container} has no file or folder {path}")
+    return files.by_id(ask.db, row["id"])
+
+
+async def _refresh(ask: Ask, container: int, path: str) -> None:
+    await ask.platform.uploads.flush(container, path)
+    # While the S3 server restarts, what the rows say is the best there is.
+    with contextlib.suppress(Exception):
+        await ask.platform.indexer.look(container, path)
+
+
+def folder_create(ask: Ask) -> dict[str, Any]:
+    container = ask.container(ask.id("container"))["id"]
+    path = _path(text(ask.fields().get("path"), "path"))
+    row = files.find(ask.db, container, path, folder=True)
+    if row is not None and not row["deleted"]:
+        raise Problem(409, f"container {container} has a folder {path} already")
+    folder = files.make_folder(ask.db, container, path)
+    assert folder is not None  # noqa: S101 - only the empty path is none
+    return files.by_id(ask.db, folder)
+
+
+def file_list(ask: Ask) -> Page:
+    """
+    Files and folders in their paths' order, deleted ones left out.
+
+    `type` (FILE or FOLDER), `parent` (a folder's id, or `root`), `prefix` (of paths) and `deleted=1` narrow it down.
+    """
+    container = ask.container(ask.id("container"))["id"]
+    limit = ask.limit()
+    conditions = ["container_id = :container", "file.deleted = :deleted"]
+    values: dict[str, Any] = {"container": container, "limit": limit + 1}
+    values["deleted"] = int(ask.query.get("deleted") in ("1", "true"))
+    after = ask.after()
+    if after is not None:
+        path, _, kind = after.rpartition("|")
+        values |= {"path": path, "kind": kind}
+        conditions.append("(path, type) > (:path, :kind)")
+    if "type" in ask.query:
+        values["type"] = ask.query["type"].upper()
+        conditions.append("type = :type")
+    if "prefix" in ask.query:
+        values["prefix"] = ask.query["prefix"].lstrip("/")
+        values["end"] = values["prefix"] + "\U0010ffff"
+        conditions.append("path >= :prefix AND path < :end")
+    if "parent" in ask.query:
+        root = ask.query["parent"] in ("root", "")
+        values["parent"] = None if root else number(ask.query["parent"], name="parent")
+        conditions.append("parent IS :parent")
+    clause = " AND ".join(conditions)
+    rows = ask.db.all(f"{files.SELECT} WHERE {clause} ORDER BY path, type LIMIT :limit", values)
+    return page(rows, limit, lambda row: f"{row['path']}|{row['type']}", files.shape)
+
+
+async def container_import(ask: Ask) -> dict[str, Any]:
+    """
+    Register files by JSON lines `{"path", "size", "mime"?, "etag"?, "date"?}`; for their owner or root.
+
+    In transactions of 2,000 rows, so others are not kept waiting; after a failure repeat the whole: rows that are there
+    are set to what is said, not doubled.
+    """
+    container = ask.container(ask.id("container"))
+    if container["owner_id"] != ask.user.id:
+        ask.need_root()
+    count = 0
+    batch: list[dict[str, Any]] = []
+    waiting = b""
+    folders: dict[str, int | None] = {}
+    async for data in ask.request.stream():
+        *lines, waiting = (waiting + data).split(b"\n")
+        if len(waiting) > MAX_LINE:
+            raise Problem(413, f"line {count + len(batch) + 1}: longer than 64 KiB")
+        for line in lines:
+            if line.strip():
+                batch.append(_import_row(line, count + len(batch) + 1))
+            if len(batch) == IMPORT_ROWS:
+                count += _import(ask.db, container["id"], batch, folders)
+                batch = []
+                await asyncio.sleep(0)
+    if waiting.strip():
+        batch.append(_import_row(waiting, count + len(batch) + 1))
+    count += _import(ask.db, container["id"], batch, folders)
+    return {"imported": count}
+
+
+def _import_row(line: bytes, at: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        path, size = row["path"].strip("/"), row["size"]
+        date = row.get("date") or now()
+        good = isinstance(size, int) and 0 <= size <= MAX_ID and isinstance(date, str)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        good = False
+    if not good:
+        raise Problem(400, f"row {at}: expected an object with path (a string) and size (bytes)")
+    problem = key_problem(path)
+    if problem or path.endswith("/"):
+        raise Problem(400, f"row {at}: the path {path[:200]!r} cannot be: {problem}")
+    mime, etag = row.get("mime"), row.get("etag")
+    return {"path": path, "size": size, "mime": mime, "etag": etag, "date": date}
+
+
+def _import(db: Database, container: int, rows: list[dict[str, Any]], folders: dict[str, int | None]) -> int:
+    with db.transaction():
+        values = []
+        for row in rows:
+            folder, _, name = row["path"].rpartition("/")
+            if folder not in folders:
+                folders[folder] = files.make_folder(db, container, folder)
+            mime = files.mime_of(name, row["mime"])
+            date = row["date"]
+            values.append(
+                (container, folders[folder], row["path"], name, row["size"], mime, row["etag"], date, date)
+            )
+        db.connection.executemany(
+            "INSERT INTO file (container_id, parent, path, filename, type, size, mime, etag, date_create, date_update)"
+            " VALUES (?, ?, ?, ?, 'FILE', ?, ?, ?, ?, ?) ON CONFLICT (container_id, path, type) DO UPDATE"
+            " SET size = excluded.size, mime = excluded.mime, etag = excluded.etag, date_update = excluded.date_update"
+            " WHERE version_id IS NULL",
+            values,
+        )
+    return len(rows)
+
+
+async def notebook_open(ask: Ask) -> dict[str, Any]:
+    """The file's row with the notebook itself as `content`; 403 for a user without S3 credentials (the vendor's rule)."""
+    if ask.user.s3_access_key is None and not ask.user.root:
+        raise Problem(
+            403, "opening a notebook needs an active API key and S3 credentials; you have no S3 credentials"
+        )
+    found = await file_by_path(ask)
+    if found["type"] != "FILE" or not found["path"].endswith(".ipynb"):
+        raise Problem(400, f"{found['path']}: is not a notebook")
+    if not found["online"]:
+        raise Problem(409, f"{found['path']}: is off-line and cannot be read")
+    if found["size"] > MAX_NOTEBOOK:
+        raise Problem(413, f"{found['path']}: is larger than 64 MiB")
+    if found["version_id"] is None:
+        raise Problem(404, f"{found['path']}: was imported without its content")
+    key = f"{found['container_id']}/{found['path']}"
+    content = await asyncio.to_thread(ask.platform.objects.read, key, version_id=found["version_id"])
+    try:
+        return {**found, "content": json.loads(content)}
+    except ValueError as exc:
+        raise Problem(409, f"{found['path']}: is not JSON, so it is no notebook") from exc
+
+
+# One file.
+
+
+def file_get(ask: Ask) -> dict[str, Any]:
+    return files.by_id(ask.db, ask.file(ask.id("file"))["id"])
+
+
+async def file_delete(ask: Ask) -> dict[str, Any]:
+    """Soft-delete: a delete marker in the store. A folder goes with all that is in it."""
+    row = ask.file(ask.id("file"))
+    affected = _with_contents(ask.db, row, deleted=False)
+    keys = [f"{each['container_id']}/{each['path']}" for each in affected if each["version_id"] is not None]
+    if keys:
+        await asyncio.to_thread(ask.platform.objects.delete, keys)
+    with ask.db.transaction():
+        ask.db.connection.executemany(
+            "UPDATE file SET deleted = 1, date_update = ? WHERE id = ?",
+            [(now(), each["id"]) for each in affected],
+        )
+    return files.by_id(ask.db, row["id"])
+
+
+async def file_restore(ask: Ask) -> dict[str, Any]:
+    """Undo a soft-delete: the content is there again. 409 when no version of it is left."""
+    row = ask.file(ask.id("file"))
+    for each in _with_contents(ask.db, row, deleted=True):
+        if (
+            each["type"] == "FILE"
+            and each["etag"] is not None
+            and each["version_id"] is None
+            and each["seen"]
+        ):
+            raise Problem(409, f"{each['path']}: every version of it has been removed from the store")
+        if each["version_id"] is not None:
+            key = f"{each['container_id']}/{each['path']}"
+            if await asyncio.to_thread(ask.platform.objects.restore, key) is None:
+                raise Problem(409, f"{each['path']}: every version of it has been removed from the store")
+            await ask.platform.indexer.look(each["container_id"], each["path"])
+        with ask.db.transaction():
+            files.make_folder(ask.db, each["container_id"], each["path"].rpartition("/")[0])
+            ask.db.execute("UPDATE file SET deleted = 0 WHERE id = ?", (each["id"],))
+    return files.by_id(ask.db, row["id"])
+
+
+def _with_contents(db: Database, row: sqlite3.Row, *, deleted: bool) -> list[sqlite3.Row]:
+    if row["type"] == "FILE":
+        return [row]
+    low, high = files.below(row["path"])
+    inside = db.all(
+        "SELECT * FROM file WHERE container_id = ? AND path >= ? AND path < ? AND deleted = ?",
+        (row["container_id"], low, high, deleted),
+    )
+    return [row, *inside]
+
+
+async def file_versions(ask: Ask) -> list[dict[str, Any]]:
+    row = ask.file(ask.id("file"))
+    found = await asyncio.to_thread(ask.platform.objects.versions, f"{row['container_id']}/{row['path']}")
+    return [
+        {
+            "version_id": version.version_id,
+            "size": version.size,
+            "etag": version.etag,
+            "latest": version.latest,
+            "deleted": int(version.deleted),
+            "date_create": version.date,
+        }
+        for version in found
+    ]
+
+
+def file_storage_class(ask: Ask) -> dict[str, Any]:
+    """`storage_class_id`: 1 is on-line, 2 off-line; others are stored as they are and count as on-line."""
+    row = ask.file(ask.id("file"))
+    given = ask.fields().get("storage_class_id")
+    wanted = str(given) if isinstance(given, int) else text(given, "storage_class_id", most=64)
+    ask.db.execute("UPDATE file SET storage_class_id = ? WHERE id = ?", (wanted, row["id"]))
+    return files.by_id(ask.db, row["id"])
+
+
+def file_metadata_get(ask: Ask) -> list[dict[str, Any]] | None:
+    return descriptors.read(ask.db, descriptors.FILE, ask.file(ask.id("file"))["id"])
+
+
+def file_metadata_set(ask: Ask) -> list[dict[str, Any]] | None:
+    file = ask.file(ask.id("file"))["id"]
+    descriptors.write(ask.db, descriptors.FILE, file, ask.fields().get("metadata"))
+    return descriptors.read(ask.db, descriptors.FILE, file)
+
+
+def file_hash_set(ask: Ask) -> dict[str, Any]:
+    return _set_hash(ask, ask.file(ask.id("file"))["id"], ask.fields())
+
+
+def _set_hash(ask: Ask, file: int, fields: dict[str, Any]) -> dict[str, Any]:
+    algorithm = text(fields.get("algorithm"), "algorithm", most=64).lower()
+    value = text(fields.get("value"), "value", most=1024).lower()
+    length = _HEX_LENGTHS.get(algorithm.replace("-", ""))
+    if length and not re.fullmatch(rf"[0-9a-f]{{{length}}}", value):
+        raise Problem(
+            400, f"value: expected {length} hexadecimal digits for {algorithm}, got {value[:140]!r}"
+        )
+    ask.db.execute("INSERT OR REPLACE INTO hash VALUES (?, ?, ?)", (file, algorithm, value))
+    return {"id": str(file), "algorithm": algorithm, "value": value}
+
+
+# Many files.
+
+
+def bulk_hash(ask: Ask) -> list[Any]:
+    def write(item: Any) -> dict[str, Any]:
+        return _set_hash(ask, _item_file(ask, item), item)
+
+    return [first_time(ask, item, "", write) for item in _items(ask)]
+
+
+def bulk_metadata(ask: Ask) -> list[Any]:
+    def write(item: Any) -> dict[str, Any]:
+        file = _item_file(ask, item)
+        descriptors.write(ask.db, descriptors.FILE, file, item.get("metadata"))
+        return {"id": str(file), "metadata": descriptors.read(ask.db, descriptors.FILE, file)}
+
+    return [first_time(ask, item, "", write) for item in _items(ask)]
+
+
+def _items(ask: Ask) -> list[Any]:
+    items = ask.fields().get("items")
+    if not isinstance(items, list):
+        raise Problem(400, "items: expected a list")
+    return items
+
+
+def _item_file(ask: Ask, item: Any) -> int:
+    if not isinstance(item, dict):
+        raise Problem(400, "items: expected objects with the file's id")
+    return int(ask.file(number(item.get("id")))["id"])
+
+
+async def file_search(ask: Ask) -> Page:
+    """In a thread with a connection of its own: a search may look at every row."""
+    limit = ask.limit()
+    clause, values = search.where(ask.fields().get("conditions", []))
+    mine = (
+        ""
+        if ask.user.root
+        else " AND file.container_id IN (SELECT container_id FROM access WHERE user_id = ?)"
+    )
+    bound = [ask.after_id(), *values, *([] if ask.user.root else [ask.user.id]), limit + 1]
+    sql = f"{files.SELECT} WHERE file.id > ? AND {clause}{mine} ORDER BY file.id LIMIT ?"
+
+    def run() -> list[Any]:
+        with contextlib.closing(read_only(ask.db.path)) as connection:
+            return connection.execute(sql, bound).fetchall()
+
+    return page(await asyncio.to_thread(run), limit, lambda row: row["id"], files.shape)
+
+
+# Tags.
+
+
+def file_tag(ask: Ask) -> dict[str, Any]:
+    """A tag that does not exist yet under this id is stored, not refused (contract 8)."""
+    file, tag = ask.file(ask.id("file"))["id"], ask.id("tag")
+    if ask.db.one("SELECT 1 FROM tag WHERE id = ?", (tag,)) is None:
+        ask.db.insert("tag", id=tag, name=f"tag {tag}", user_id=ask.user.id, date_create=now())
+    ask.db.execute("INSERT OR IGNORE INTO file_tag VALUES (?, ?)", (file, tag))
+    return files.by_id(ask.db, file)
+
+
+def file_untag(ask: Ask) -> dict[str, Any]:
+    file = ask.file(ask.id("file"))["id"]
+    ask.db.execute("DELETE FROM file_tag WHERE file_id = ? AND tag_id = ?", (file, ask.id("tag")))
+    return files.by_id(ask.db, file)
+
+
+def tag_list(ask: Ask) -> Page:
+    limit = ask.limit()
+    rows = ask.db.all("SELECT * FROM tag WHERE id > ? ORDER BY id LIMIT ?", (ask.after_id(), limit + 1))
+    return page(rows, limit, lambda row: row["id"], _tag_shape)
+
+
+def tag_create(ask: Ask) -> dict[str, Any]:
+    name = text(ask.fields().get("name"), "name", most=255)
+    tag = ask.db.insert("tag", name=name, user_id=ask.user.id, date_create=now())
+    return _tag_shape(ask.db.one("SELECT * FROM tag WHERE id = ?", (tag,)))
+
+
+def tag_delete(ask: Ask) -> dict[str, Any]:
+    tag = ask.db.one("SELECT * FROM tag WHERE id = ?", (ask.id("tag"),))
+    if tag is None:
+        raise Problem(404, f"there is no tag {ask.path['tag']}")
+    if tag["user_id"] != ask.user.id:
+        ask.need_root()
+    ask.db.execute("DELETE FROM tag WHERE id = ?", (tag["id"],))
+    return _tag_shape(tag)
+
+
+def _tag_shape(row: sqlite3.Row) -> dict[str, Any]:
+    return {"id": str(row["id"]), "name": row["name"]}
+
+
+def _path(value: str) -> str:
+    """A path within a container, without slashes at its ends."""
+    path = value.strip("/")
+    problem = key_problem(path)
+    if problem:
+        raise Problem(400, f"the path {path[:200]!r} cannot be: {problem}")
+    return path
+
+
+def _count(value: Any, name: str, *, least: int) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and least <= int(value) < 10_000_000:
+        return int(value)
+    raise Problem(400, f"{name}: expected a number from {least} on, got {str(value)[:50]!r}")

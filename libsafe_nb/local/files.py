@@ -1,0 +1,183 @@
+"""Rows of files and folders: finding them, keeping them true to the store, showing them."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from libsafe_nb.local.database import Database, date_of, now
+
+OCTETS = "application/octet-stream"
+_UNSAID = {"", OCTETS, "binary/octet-stream", "text/plain; charset=utf-8"}
+"""Content types of clients that gave none: the usual stop-gaps, and what the S3 server guesses from text."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds. `at` is the store's time in nanoseconds at which this was true."""
+
+    size: int
+    etag: str | None
+    mime: str | None
+    version_id: str | None
+    at: int
+
+
+def mime_of(path: str, said: str | None) -> str:
+    """The object's content type, else the one of its name's extension."""
+    if said is None or said in _UNSAID:
+        return mimetypes.guess_type(path)[0] or said or OCTETS
+    return said
+
+
+def find(db: Database, container: int, path: str, *, folder: bool | None = None) -> sqlite3.Row | None:
+    """A row by its path, deleted ones included; a file before a folder of the same path."""
+    kind = "" if folder is None else "AND type = 'FOLDER'" if folder else "AND type = 'FILE'"
+    row: sqlite3.Row | None = db.one(
+        f"SELECT * FROM file WHERE container_id = ? AND path = ? {kind} ORDER BY type LIMIT 1",  # noqa: S608 - constants
+        (container, path),
+    )
+    return row
+
+
+def make_folder(db: Database, container: int, path: str) -> int | None:
+    """The folder's id, made (or brought back) with those above it; None for the container itself."""
+    if not path:
+        return None
+    row = find(db, container, path, folder=True)
+    if row is not None and not row["deleted"]:
+        return int(row["id"])
+    above, _, name = path.rpartition("/")
+    parent = make_folder(db, container, above)
+    if row is not None:
+        db.execute("UPDATE file SET deleted = 0, date_update = ? WHERE id = ?", (now(), row["id"]))
+        return int(row["id"])
+    return db.insert(
+        "file",
+        container_id=container,
+        parent=parent,
+        path=path,
+        filename=name,
+        type="FOLDER",
+        date_create=now(),
+        date_update=now(),
+    )
+
+
+def store(db: Database, container: int, path: str, content: Content) -> int:
+    """
+    Make a file's row show this content, unless it shows something later.
+
+    Hashes that were stored for other bytes are dropped; metadata and tags stay with the file.
+    """
+    row = find(db, container, path, folder=False)
+    mime = mime_of(path, content.mime)
+    date = date_of(content.at)
+    if row is None:
+        folder, _, name = path.rpartition("/")
+        return db.insert(
+            "file",
+            container_id=container,
+            parent=make_folder(db, container, folder),
+            path=path,
+            filename=name,
+            type="FILE",
+            size=content.size,
+            mime=mime,
+            date_create=date,
+            date_update=date,
+            version_id=content.version_id,
+            etag=content.etag,
+            seen=content.at,
+        )
+    if row["seen"] > content.at:
+        return int(row["id"])
+    same_bytes = (row["etag"], row["size"]) == (content.etag, content.size)
+    same_version = row["version_id"] == content.version_id and not row["deleted"]
+    if content.mime is None and same_bytes:
+        mime = row["mime"]
+    db.execute(
+        "UPDATE file SET size = ?, mime = ?, version_id = ?, etag = ?, seen = ?, deleted = 0, date_update = ?"
+        " WHERE id = ?",
+        (
+            content.size,
+            mime,
+            content.version_id,
+            content.etag,
+            content.at,
+            row["date_update"] if same_version else date,
+            row["id"],
+        ),
+    )
+    if not same_bytes:
+        db.execute("DELETE FROM hash WHERE file_id = ?", (row["id"],))
+    if row["deleted"]:
+        make_folder(db, container, path.rpartition("/")[0])
+    return int(row["id"])
+
+
+def mark_deleted(db: Database, container: int, path: str, *, at: int, purged: bool = False) -> None:
+    """Soft-delete a file's row, unless it shows something later; `purged` when its last version is gone."""
+    db.execute(
+        "UPDATE file SET deleted = 1, date_update = ?, seen = ?, version_id = CASE ? WHEN 1 THEN NULL ELSE version_id END"
+        " WHERE container_id = ? AND path = ? AND type = 'FILE' AND seen <= ? AND NOT (deleted AND NOT ?)",
+        (date_of(at), at, purged, container, path, at, purged),
+    )
+
+
+def remove_folder(db: Database, container: int, path: str) -> None:
+    """Soft-delete a folder's row, if nothing that is not deleted lies in it."""
+    db.execute(
+        "UPDATE file SET deleted = 1, date_update = ? WHERE container_id = ? AND path = ? AND type = 'FOLDER'"
+        " AND NOT EXISTS (SELECT 1 FROM file inner_file WHERE inner_file.parent = file.id AND NOT inner_file.deleted)",
+        (now(), container, path),
+    )
+
+
+def below(path: str) -> tuple[str, str]:
+    """Bounds of all paths inside a folder: `low <= path < high` (the character after the slash is the zero)."""
+    return path + "/", path + "0"
+
+
+SELECT = (
+    "SELECT file.*, class.online,"
+    " (SELECT json_group_object(algorithm, value) FROM hash WHERE file_id = file.id) AS hashes,"
+    " (SELECT json_group_array(CAST(tag_id AS TEXT)) FROM file_tag WHERE file_id = file.id) AS tags"
+    " FROM file LEFT JOIN storage_class class ON class.id = file.storage_class_id"
+)
+"""The columns that `shape` needs; a condition follows."""
+
+
+def by_id(db: Database, file_id: int) -> dict[str, Any]:
+    return shape(db.one(f"{SELECT} WHERE file.id = ?", (file_id,)))
+
+
+def shape(row: sqlite3.Row) -> dict[str, Any]:
+    """The file object of the API. `path` has no leading slash, as look-ups by path want it; `fullpath` has one."""
+    return {
+        "id": str(row["id"]),
+        "container_id": str(row["container_id"]),
+        "parent": None if row["parent"] is None else str(row["parent"]),
+        "filename": row["filename"],
+        "name": row["filename"],
+        "fullpath": "/" + row["path"],
+        "path": row["path"],
+        "deleted": row["deleted"],
+        "size": row["size"],
+        "type": row["type"],
+        "structure": row["structure"],
+        "format": row["format"],
+        "mime": row["mime"],
+        "date_create": row["date_create"],
+        "date_update": row["date_update"],
+        "storage_class_id": row["storage_class_id"],
+        # A class that we do not know is stored as it was given, and says nothing about being off-line.
+        "online": row["online"] is None or bool(row["online"]),
+        "version_id": row["version_id"],
+        "etag": row["etag"],
+        "hashes": json.loads(row["hashes"]),
+        "tags": json.loads(row["tags"]),
+    }

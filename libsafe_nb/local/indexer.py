@@ -1,0 +1,234 @@
+"""
+Keeps the rows true to the store: follows its event stream, looks single objects up, and compares all when in doubt.
+
+The position in the stream is written with the rows it led to, in one transaction. While the S3 server has not been
+started anew, the stream is continued from there, however long the platform was away. After a new start of the S3
+server its last events may be lost with its memory, so everything is compared with a full listing, in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import time
+from collections.abc import Callable
+from typing import IO, Any
+
+from libsafe_nb.local import events, files, weed
+from libsafe_nb.local.database import Database
+from libsafe_nb.local.files import Content
+from libsafe_nb.local.objects import Objects
+
+log = logging.getLogger(__name__)
+
+OVERLAP_SECONDS = 2.0
+"""How far before the last position the stream is asked for again; what was read before is skipped."""
+PIPE_BYTES = 1024 * 1024
+LOOKS_AT_ONCE = 8
+
+
+class Indexer:
+    """
+    Parameters
+    ----------
+    server
+        Tells which start of the S3 server answers now and on which ports; None while it is down.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        objects: Objects,
+        bucket: str,
+        server: Callable[[], tuple[str, weed.WeedPorts] | None],
+        stderr: IO[bytes],
+    ) -> None:
+        self._db = database
+        self._objects = objects
+        self._bucket = bucket
+        self._server = server
+        self._stderr = stderr
+        self._to_look: set[tuple[int, str]] = set()
+        self.compared: str | None = None
+        """The start of the S3 server with whose full listing the rows were last compared."""
+
+    # The stream.
+
+    async def follow(self) -> None:
+        """Follow the stream for ever, over restarts of the S3 server and of the program that prints it."""
+        comparing: asyncio.Task[None] | None = None
+        if self._db.fact("position") is None:
+            # The beginning of everything: what comes after it is not missed, whenever we are stopped.
+            with self._db.transaction():
+                self._db.set_fact("position", str(time.time_ns()))
+        try:
+            while True:
+                server = self._server()
+                if server is None:
+                    await asyncio.sleep(0.05)
+                    continue
+                name, ports = server
+                if self._db.fact("server") != name and (comparing is None or comparing.done()):
+                    comparing = asyncio.ensure_future(self._compare_once(name))
+                with contextlib.suppress(OSError, ValueError):
+                    await self._tail(ports)
+                await asyncio.sleep(0.1)
+        finally:
+            if comparing is not None:
+                comparing.cancel()
+
+    async def _tail(self, ports: weed.WeedPorts) -> None:
+        """Read one run of the stream until it ends."""
+        position = int(self._db.fact("position") or 0)
+        seconds = (time.time_ns() - position) / 1e9 + OVERLAP_SECONDS
+        process = weed.start(
+            weed.tail_command(ports, self._bucket, seconds),
+            folder=self._db.path.parent,
+            log=self._stderr,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None  # noqa: S101 - asked for just above
+        reader = asyncio.StreamReader(limit=PIPE_BYTES)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), process.stdout
+        )
+        stream = events.EventReader(self._bucket, position)
+        try:
+            while data := await reader.read(PIPE_BYTES):
+                self._apply(stream, stream.feed(data))
+                if self._to_look:
+                    await self._look_at_missing()
+        finally:
+            transport.close()
+            process.kill()
+            process.wait()
+
+    def _apply(self, stream: events.EventReader, changes: list[events.Change]) -> None:
+        if str(stream.position) == self._db.fact("position"):
+            return
+        with self._db.transaction():
+            containers = (
+                {row[0] for row in self._db.execute("SELECT id FROM container")} if changes else set()
+            )
+            for change in changes:
+                if change.container in containers and change.path.strip("/"):
+                    self._apply_one(change)
+            self._db.set_fact("position", str(stream.position))
+
+    def _apply_one(self, change: events.Change) -> None:
+        match change:
+            case events.Stored():
+                content = Content(change.size, change.etag, change.mime, change.version_id, change.at)
+                files.store(self._db, change.container, change.path, content)
+                if change.mime is None:
+                    self._to_look.add((change.container, change.path))
+            case events.Deleted():
+                files.mark_deleted(
+                    self._db, change.container, change.path, at=change.at, purged=change.purged
+                )
+            case events.FolderMade():
+                files.make_folder(self._db, change.container, change.path.strip("/"))
+            case events.FolderRemoved():
+                files.remove_folder(self._db, change.container, change.path.strip("/"))
+
+    async def _look_at_missing(self) -> None:
+        """Ask for the content types that the stream told too long ago."""
+        places, self._to_look = self._to_look, set()
+        for container, path in places:
+            with contextlib.suppress(Exception):
+                await self.look(container, path)
+
+    # Single objects.
+
+    async def look(self, container: int, path: str) -> None:
+        """
+        Make the row of one path true now, without waiting for the stream.
+
+        What the store says is at least as new as every event before the question, so those are skipped then.
+        """
+        if not path or path.endswith("/"):
+            return
+        asked = time.time_ns()
+        head = await asyncio.to_thread(self._objects.head, f"{container}/{path}")
+        with self._db.transaction():
+            if head is not None:
+                content = Content(head.size, head.etag, head.mime, head.version_id, asked)
+                files.store(self._db, container, path, content)
+            else:
+                self._not_there(container, path, asked)
+
+    def _not_there(self, container: int, path: str, asked: int) -> None:
+        # Imported rows have no object, and are not deleted for it.
+        row = files.find(self._db, container, path, folder=False)
+        if row is not None and row["version_id"] is not None and not row["deleted"]:
+            files.mark_deleted(self._db, container, path, at=asked)
+
+    # Everything.
+
+    async def _compare_once(self, name: str) -> None:
+        while True:
+            try:
+                await self.compare()
+                break
+            except Exception:
+                # The S3 server may have died meanwhile; its next start is compared instead.
+                log.exception("comparing the rows with the store failed; trying again")
+                await asyncio.sleep(2)
+        with self._db.transaction():
+            self._db.set_fact("server", name)
+        self.compared = name
+
+    async def compare(self) -> None:
+        """Compare every object with its row, and every row with its object; memory is that of the rows' ids."""
+        began = time.time_ns()
+        there: set[int] = set()
+        pages = self._objects.all_objects()
+        while (page := await asyncio.to_thread(next, pages, None)) is not None:
+            differing = self._differing(page, there)
+            for start in range(0, len(differing), LOOKS_AT_ONCE):
+                await asyncio.gather(
+                    *(self.look(*place) for place in differing[start : start + LOOKS_AT_ONCE])
+                )
+                for container, path in differing[start : start + LOOKS_AT_ONCE]:
+                    row = files.find(self._db, container, path, folder=False)
+                    if row is not None:
+                        there.add(row["id"])
+        await self._delete_missing(there, began)
+
+    def _differing(self, page: list[tuple[str, int, str]], there: set[int]) -> list[tuple[int, str]]:
+        """Objects of a listing whose rows are absent or differ; notes the ids of the others."""
+        containers = {row[0] for row in self._db.execute("SELECT id FROM container")}
+        differing: list[tuple[int, str]] = []
+        for key, size, etag in page:
+            head, _, path = key.partition("/")
+            if not head.isdecimal() or int(head) not in containers or not path.strip("/"):
+                continue
+            container = int(head)
+            if path.endswith("/"):
+                with self._db.transaction():
+                    files.make_folder(self._db, container, path.strip("/"))
+                continue
+            row = files.find(self._db, container, path, folder=False)
+            if row is not None and not row["deleted"] and (row["size"], row["etag"]) == (size, etag):
+                there.add(row["id"])
+            else:
+                differing.append((container, path))
+        return differing
+
+    async def _delete_missing(self, there: set[int], began: int) -> None:
+        last = 0
+        while True:
+            rows: list[Any] = self._db.all(
+                "SELECT id, container_id, path, seen FROM file WHERE id > ? AND type = 'FILE' AND NOT deleted"
+                " AND version_id IS NOT NULL ORDER BY id LIMIT 1000",
+                (last,),
+            )
+            if not rows:
+                return
+            last = rows[-1]["id"]
+            for row in rows:
+                if row["id"] not in there and row["seen"] < began:
+                    # Asked once more: it may have been stored while the listing went on.
+                    await self.look(row["container_id"], row["path"])
