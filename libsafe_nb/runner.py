@@ -420,6 +420,8 @@ def _execute(plan: _Plan, desk: Desk, door: Path, on_start: Callable[[Execution]
             None,
             parameters=_parameters(plan),
             engine_name="libsafe",
+            kernel_name=plan.function.kernel_name or "python3",
+            language=plan.function.language,
             progress_bar=False,
             execution=execution,
         )
@@ -453,7 +455,7 @@ def _finish(
     status = "failed" if outcome.status == "completed" and desk.verdict is False else outcome.status
     function_key = plan.payload.function_key or Path(plan.function.name).stem
     prefix = evidence.folder(function=function_key, started=started, job=plan.payload.job)
-    executed = _scrubbed(plan, (plan.folder / "executed.ipynb").read_bytes())
+    executed = _executed(plan)
     scraps = _scraps(executed)
     body = _record(plan, desk, outcome, status=status, started=started, executed=executed)
     target = plan.folder / "evidence"
@@ -483,6 +485,14 @@ def _finish(
     journal.close()
     shutil.rmtree(plan.folder, ignore_errors=True)
     return dataclasses.replace(result, seconds=time.monotonic() - began)
+
+
+def _executed(plan: _Plan) -> bytes:
+    """The notebook as the engine left it, without this machine's paths; as it was given where no kernel started."""
+    saved = plan.folder / "executed.ipynb"
+    node = json.loads((saved if saved.exists() else plan.folder / "in.ipynb").read_bytes())
+    node["metadata"].setdefault("papermill", {})["input_path"] = Path(plan.function.name).name
+    return _scrubbed(plan, json.dumps(node, ensure_ascii=False, indent=1).encode() + b"\n")
 
 
 def _end(plan: _Plan, result: Run) -> None:
