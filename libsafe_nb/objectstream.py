@@ -50,7 +50,7 @@ class Opened:
     version_id: str | None
 
 
-class Broken(Exception):  # noqa: N818 - a signal between this module and the storage, not an error to show
+class Broken(Exception):
     """The body ended early or its connection dropped; the reason is the cause."""
 
 
@@ -354,7 +354,7 @@ class _ReadAhead:
             if self._blocks:
                 self._changed.notify_all()
                 return self._blocks.popleft()
-            assert self._error is not None  # noqa: S101 - the loop above
+            assert self._error is not None
             raise self._error
 
     def stop(self) -> None:

@@ -1,0 +1,155 @@
+"""
+Everything that a function changes leaves through here: one call over REST or S3, told to the run before and after.
+
+Today each write goes out at once. It is one module so that writes can be gathered and sent in the background later
+without touching what authors call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from libsafe_nb.shapes import Container, Descriptor
+from libsafe_nb.storage import Stored
+
+if TYPE_CHECKING:
+    from libsafe_nb.compat.session import Session
+
+ENDED = {"COMPLETED": True, "FAILED": False, "CANCELLED": False}
+"""The statuses that end a job, and the verdict that each is."""
+
+
+class Outbox:
+    """The writes of one session. Each raises what the client or the storage raises, and is then told as failed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    # What the platform knows of a file or container
+
+    def hash(self, file_id: str, algorithm: str, value: str) -> None:
+        event = {"kind": "hash", "file_id": file_id, "algorithm": algorithm, "value": value}
+        with self._told(event) as key:
+            self._session.client.set_hash(file_id, algorithm, value, idempotency_key=key)
+
+    def metadata(self, target: str, id: str, descriptors: Sequence[Descriptor]) -> None:
+        """`target` is `file` or `container`."""
+        body = json.dumps(list(descriptors), sort_keys=True, ensure_ascii=False, default=str)
+        event = {
+            "kind": "metadata",
+            "target": target,
+            "id": id,
+            "iecodes": [each["iecode"] for each in descriptors],
+            "sha256": hashlib.sha256(body.encode()).hexdigest(),
+        }
+        client = self._session.client
+        write = client.set_metadata if target == "file" else client.set_container_metadata
+        with self._told(event) as key:
+            write(id, descriptors, idempotency_key=key)
+
+    def tag(self, file_id: str, tag: str, *, remove: bool = False) -> None:
+        event = {"kind": "tag", "file_id": file_id, "tag": tag, "action": "remove" if remove else "add"}
+        write = self._session.client.untag_file if remove else self._session.client.tag_file
+        with self._told(event) as key:
+            write(file_id, tag, idempotency_key=key)
+
+    def delete(self, file_id: str, *, restore: bool = False) -> None:
+        event = {"kind": "delete", "file_id": file_id, "action": "restore" if restore else "delete"}
+        write = self._session.client.restore_file if restore else self._session.client.delete_file
+        with self._told(event) as key:
+            write(file_id, idempotency_key=key)
+
+    # The job
+
+    def message(self, job: str, text: str, type: str, file_id: str | None) -> None:
+        event = {"kind": "message", "job": job, "type": type, "message": text, "file_id": file_id}
+        with self._told(event) as key:
+            self._session.client.message(job, text, type=type, file=file_id, idempotency_key=key)
+
+    def status(self, job: str, status: str) -> None:
+        """
+        Set a job's status. The run's own job is not ended here: its verdict goes to the runner, which ends the job
+        once the evidence is stored.
+        """
+        attached = self._session.attached
+        ok = ENDED.get(status)
+        if attached is not None and job == attached.job:
+            if ok is not None:
+                attached.end(ok)
+                return
+            if attached.verdict is not None:
+                # It has its verdict; RUNNING again would contradict it.
+                return
+        if self._session.ended.get(job) is False and ok:
+            # As in a run: False is never raised again.
+            return
+        with self._told({"kind": "status", "job": job, "status": status}) as key:
+            self._session.client.update_job(job, status=status, idempotency_key=key)
+        if ok is not None:
+            self._session.ended[job] = ok
+
+    def progress(self, job: str, progress: float) -> None:
+        with self._told({"kind": "status", "job": job, "progress": progress}) as key:
+            self._session.client.update_job(job, progress=progress, idempotency_key=key)
+
+    # Bytes
+
+    def write(
+        self, container: str, path: str, source: bytes | Path | BinaryIO, content_type: str | None
+    ) -> Stored:
+        stream = BytesIO(source) if isinstance(source, bytes) else source
+        event: dict[str, Any] = {
+            "kind": "write",
+            "container": container,
+            "path": "/" + path.removeprefix("/"),
+        }
+        with self._told(event):
+            stored = self._session.storage.upload(container, path, stream, content_type=content_type)
+            event.update(
+                version_id=stored.version_id, size=stored.size, sha256=stored.sha256, created=stored.created
+            )
+        return stored
+
+    def container(self, name: str, description: str | None, fields: dict[str, str]) -> Container:
+        event = {"kind": "create", "target": "container", "name": name}
+        with self._told(event):
+            made = self._session.client.create_container(name, description=description, fields=fields)
+            event["id"] = made["id"]
+        return made
+
+    def folder(self, container: str, path: str) -> None:
+        with self._told({"kind": "create", "target": "folder", "container": container, "path": path}):
+            self._session.client.create_folder(container, path)
+
+    def call(self, method: str, path: str, body: Any) -> Any:
+        """A call that the stand-in has no name for."""
+        with self._told({"kind": "call", "method": method, "path": path}):
+            return self._session.client.request(method, path, json=body)
+
+    @contextlib.contextmanager
+    def _told(self, event: dict[str, Any]) -> Iterator[str]:
+        """
+        Tell the run what is about to happen and then that it did, with all that `event` holds by then.
+
+        A kernel that is killed in between leaves the first, so the record can say that it may have happened.
+        Yields an idempotency key, the same for all repetitions of this write.
+        """
+        attached = self._session.attached
+        key = uuid.uuid4().hex
+        if attached is None:
+            yield key
+            return
+        attached.tell({"kind": "intent", "effect": dict(event)})
+        try:
+            yield key
+        except BaseException as exc:
+            attached.tell({"kind": "failure", "effect": event, "error": f"{type(exc).__name__}: {exc}"})
+            raise
+        attached.tell(event)

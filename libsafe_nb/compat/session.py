@@ -1,0 +1,234 @@
+"""
+Where the stand-in's calls go: one platform, one user, and inside a run the runner that keeps the record.
+
+Inside a run `keys.fill` attaches it with the keys that the runner handed out. Otherwise the payload's own `api`
+counts, unless it holds the vendor page's sample key or a placeholder; then the settings (environment, `config.toml`),
+then the local platform that is running.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from libsafe_nb import settings as settings_
+from libsafe_nb.connection import SAMPLE_KEY
+from libsafe_nb.errors import SettingsError
+from libsafe_nb.settings import S3Settings, Settings
+
+if TYPE_CHECKING:
+    from libsafe_nb.client import Client
+    from libsafe_nb.compat.outbox import Outbox
+    from libsafe_nb.compat.reading import Reading
+    from libsafe_nb.door import DoorClient
+    from libsafe_nb.storage import Storage
+
+
+class Attached:
+    """
+    The run that this kernel belongs to.
+
+    Attributes
+    ----------
+    verdict
+        What `job_end` said: None until it was called. The job itself is closed by the runner, once the evidence
+        is stored.
+    """
+
+    def __init__(self, *, run: str, job: str, url: str, door: DoorClient) -> None:
+        self.run, self.job, self.url, self.door = run, job, url, door
+        self.verdict: bool | None = None
+        self.readings: weakref.WeakSet[Reading] = weakref.WeakSet()
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Tell the runner of an effect. It has it on return, also if this process dies next."""
+        self.door.tell("event", event=dict(event))
+
+    def end(self, ok: bool) -> None:
+        """Hand the verdict over; the first counts, save that False lowers it."""
+        self.verdict = bool(self.door.call("verdict", ok=ok))
+
+    def finish(self) -> None:
+        """Tell how much was read of what is still open; at the end of the process."""
+        for reading in list(self.readings):
+            reading.ended()
+
+
+class Session:
+    """One platform and one user; the clients are made when first used."""
+
+    def __init__(self, url: str, key: str, s3: S3Settings | None, attached: Attached | None = None) -> None:
+        self.url = settings_.normalise_url(url)
+        self.s3 = s3
+        self.attached = attached
+        self.ended: dict[str, bool] = {}
+        self._key = key
+        self._making = threading.RLock()
+        self._client: Client | None = None
+        self._storage: Storage | None = None
+        self._outbox: Outbox | None = None
+
+    def __repr__(self) -> str:
+        return f"Session({self.url!r})"
+
+    @property
+    def client(self) -> Client:
+        with self._making:
+            if self._client is None:
+                # Imported here: `import libnova` must not wait for requests.
+                from libsafe_nb.client import Client
+
+                self._client = Client(self.url, self._key)
+            return self._client
+
+    @property
+    def storage(self) -> Storage:
+        with self._making:
+            if self._storage is None:
+                if self.s3 is None:
+                    raise SettingsError(
+                        f"{self.url}: S3 credentials are needed to read or write files; "
+                        "set LIBSAFE_S3_BUCKET, LIBSAFE_S3_ACCESS_KEY and LIBSAFE_S3_SECRET_KEY"
+                    )
+                from libsafe_nb.storage import Storage
+
+                self._storage = Storage(self.s3)
+            return self._storage
+
+    @property
+    def outbox(self) -> Outbox:
+        with self._making:
+            if self._outbox is None:
+                from libsafe_nb.compat.outbox import Outbox
+
+                self._outbox = Outbox(self)
+            return self._outbox
+
+    def has(self, url: str, key: str) -> bool:
+        return (self.url, self._key) == (settings_.normalise_url(url), key)
+
+    def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        with self._making:
+            client, storage = self._client, self._storage
+            self._client = self._storage = None
+        if client is not None:
+            client.close()
+        if storage is not None:
+            storage.close()
+
+
+_attached: Attached | None = None
+_run_session: Session | None = None
+_current: Session | None = None
+
+
+def configure(
+    *, api: Mapping[str, Any], s3: Mapping[str, Any] | None, run: str, job: str, door: DoorClient
+) -> Session:
+    """Attach the run that handed out these keys; every effect is told to it from now on."""
+    global _attached, _run_session, _current
+    _attached = Attached(run=run, job=job, url=str(api["url"]), door=door)
+    atexit.register(_attached.finish)
+    _run_session = Session(str(api["url"]), str(api["key_user"]), S3Settings(**s3) if s3 else None, _attached)
+    _current = _run_session
+    return _run_session
+
+
+def use(api: Mapping[str, Any]) -> Session:
+    """
+    The session for a payload's `api`, which is the current one from now on.
+
+    Raises
+    ------
+    SettingsError
+        The payload holds no key of its own, and no platform is configured or running.
+    """
+    global _current
+    url, key = api.get("url"), api.get("key_user")
+    if _is_real(url) and _is_real(key) and key != SAMPLE_KEY:
+        _current = _of(str(url), str(key))
+    else:
+        _current = _run_session or _configured()
+    return _current
+
+
+def initialise(url: str, key: str) -> Session:
+    """Use this address and key from now on, whatever the payload said."""
+    global _current
+    _current = _of(url, key)
+    return _current
+
+
+def current() -> Session:
+    """The session in use; without one yet, that of the run or of the settings."""
+    global _current
+    if _current is None:
+        _current = _run_session or _configured()
+    return _current
+
+
+def attached() -> Attached | None:
+    return _attached
+
+
+def reset() -> None:
+    """Forget session and run, as at the start of the process."""
+    global _attached, _run_session, _current
+    for each in {_run_session, _current} - {None}:
+        assert each is not None
+        each.close()
+    if _attached is not None:
+        atexit.unregister(_attached.finish)
+        _attached.finish()
+        _attached.door.close()
+    _attached = _run_session = _current = None
+
+
+def _is_real(value: Any) -> bool:
+    """Not absent, not empty, and not a placeholder such as `{"$secret": "key_user"}`."""
+    return isinstance(value, str) and bool(value)
+
+
+def _of(url: str, key: str) -> Session:
+    for known in (_run_session, _current):
+        if known is not None and known.has(url, key):
+            return known
+    address = settings_.normalise_url(url)
+    if _run_session is not None and _run_session.url == address:
+        return Session(address, key, _run_session.s3, _attached)
+    return Session(address, key, _s3_of(address), _attached)
+
+
+def _configured() -> Session:
+    found = settings_.load()
+    if not found.configured:
+        found = _local(found) or found
+    if found.url is None or not found.key_user:
+        missing = "an address (LIBSAFE_URL)" if found.url is None else "an API key (LIBSAFE_KEY_USER)"
+        raise SettingsError(
+            f"the payload holds no key of a platform, and the settings lack {missing}; set it, "
+            "or start a local platform: libsafe-nb local serve"
+        )
+    return Session(found.url, found.key_user, found.s3, _attached)
+
+
+def _s3_of(url: str) -> S3Settings | None:
+    """S3 credentials for a platform: those of the settings or of the local platform, if they are that platform's."""
+    found = settings_.load()
+    if found.s3 is not None and found.url in (None, url):
+        return found.s3
+    local = _local(found)
+    return local.s3 if local is not None and local.url == url else None
+
+
+def _local(found: Settings) -> Settings | None:
+    """The local platform, if it is running."""
+    path = found.home / "platform" / "platform.json"
+    if not path.exists():
+        return None
+    return dataclasses.replace(settings_.from_platform_file(path), home=found.home)
