@@ -242,7 +242,7 @@ def _start(place: Root, *, port: int, idle: float | None, with_us: bool) -> _Sta
     output = place.logs / "start.log"
     try:
         with output.open("wb") as stream:
-            process = subprocess.Popen(  # noqa: S603 - our own program
+            process = subprocess.Popen(  # our own program
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,

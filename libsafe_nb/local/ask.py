@@ -127,21 +127,21 @@ class Ask:
         return row
 
     def limit(self) -> int:
-        text = self.body.get("limit") if isinstance(self.body, dict) and "limit" in self.body else None
-        text = self.query.get("limit", LIMIT) if text is None else text
-        try:
-            limit = int(text)
-        except (TypeError, ValueError):
-            limit = 0
+        given = self._paging("limit")
+        limit = LIMIT if given is None else number(given, name="limit")
         if not 1 <= limit <= MAX_LIMIT:
-            raise Problem(400, f"limit: expected a number from 1 to {MAX_LIMIT}, got {text!r}")
+            raise Problem(400, f"limit: expected a number from 1 to {MAX_LIMIT}, got {limit}")
         return limit
 
     def after(self) -> str | None:
         """The cursor of the page before, as that page gave it."""
-        found = self.body.get("after") if isinstance(self.body, dict) and "after" in self.body else None
-        found = self.query.get("after") if found is None else found
+        found = self._paging("after")
         return None if found in (None, "") else str(found)
+
+    def _paging(self, name: str) -> Any:
+        """In the body where the call has one, else in the query."""
+        found = self.body.get(name) if isinstance(self.body, dict) else None
+        return self.query.get(name) if found is None else found
 
     def after_id(self) -> int:
         cursor = self.after()

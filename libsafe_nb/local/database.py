@@ -213,7 +213,7 @@ class Database:
             f"INSERT INTO {table} ({names}) VALUES ({marks})",  # noqa: S608 - names from our code, values bound
             list(columns.values()),
         ).lastrowid
-        assert row is not None  # noqa: S101 - an INSERT of one row has one
+        assert row is not None  # an INSERT of one row has one
         return row
 
     def fact(self, name: str) -> str | None:

@@ -75,7 +75,7 @@ def folder_create(ask: Ask) -> dict[str, Any]:
     if row is not None and not row["deleted"]:
         raise Problem(409, f"container {container} has a folder {path} already")
     folder = files.make_folder(ask.db, container, path)
-    assert folder is not None  # noqa: S101 - only the empty path is none
+    assert folder is not None  # only the empty path is none
     return files.by_id(ask.db, folder)
 
 

@@ -276,7 +276,7 @@ class Conversation(asyncio.Protocol):
             self._upstream.write_eof()
 
     def _say_refusal(self) -> None:
-        assert self._refusal is not None  # noqa: S101 - set just before
+        assert self._refusal is not None  # set just before
         if not self.client.is_closing():
             self.client.write(self._refusal)
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.client.close)

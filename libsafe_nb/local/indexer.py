@@ -89,7 +89,7 @@ class Indexer:
             log=self._stderr,
             stdout=subprocess.PIPE,
         )
-        assert process.stdout is not None  # noqa: S101 - asked for just above
+        assert process.stdout is not None  # asked for just above
         reader = asyncio.StreamReader(limit=PIPE_BYTES)
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), process.stdout

@@ -68,7 +68,7 @@ class Keyring:
     @property
     def administrator(self) -> S3Key:
         found = self._of(_ADMINISTRATOR)
-        assert found is not None  # noqa: S101 - made with the file
+        assert found is not None  # made with the file
         return found
 
     @property

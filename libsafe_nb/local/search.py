@@ -79,10 +79,9 @@ def _metadata(iecode: str, operator: str, value: Any, place: str) -> Clause:
     """Any of the descriptor's values; the negated operators want that none of them is."""
     negated = {"!eq": "eq", "not_in": "in"}.get(operator)
     clause, values = _compare("each_value.value", negated or operator, value, place, numeric=None)
-    exists = (
-        "EXISTS (SELECT 1 FROM file_metadata described, json_each(described.value) each_value"
-        f" WHERE described.owner_id = file.id AND described.iecode = ? AND {clause})"
-    )
+    # Constants only: the IECODE and the values are bound.
+    described = "file_metadata described, json_each(described.value) each_value"
+    exists = f"EXISTS (SELECT 1 FROM {described} WHERE described.owner_id = file.id AND described.iecode = ? AND {clause})"  # noqa: S608
     return ("NOT " if negated else "") + exists, [iecode, *values]
 
 

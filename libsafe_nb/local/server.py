@@ -53,7 +53,7 @@ class S3Keeper:
         if self._root.s3_side_running() is None and (self._child is None or self._child.poll() is not None):
             # What the last one wrote is kept: it says which ports to take again.
             with (self._root.logs / "s3side.log").open("ab") as output:
-                self._child = subprocess.Popen(  # noqa: S603 - our own program
+                self._child = subprocess.Popen(  # our own program
                     [sys.executable, "-m", "libsafe_nb.local.s3side", str(self._root.path), self._bucket],
                     stdin=subprocess.DEVNULL,
                     stdout=output,

@@ -122,7 +122,7 @@ def start(
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LIBSAFE_")}
     environment["GOMEMLIMIT"] = "300MiB"
-    return subprocess.Popen(  # noqa: S603 - our own command line
+    return subprocess.Popen(  # our own command line
         command,
         cwd=folder,
         env=environment,
