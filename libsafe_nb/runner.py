@@ -585,9 +585,14 @@ def _scraps(executed: bytes) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for cell in json.loads(executed)["cells"]:
         for output in cell.get("outputs", []):
-            scrap = output.get("data", {}).get("application/scrapbook.scrap.json+json")
-            if isinstance(scrap, dict) and "name" in scrap:
-                found[str(scrap["name"])] = scrap.get("data")
+            for kind, scrap in output.get("data", {}).items():
+                # One MIME type an encoder: application/scrapbook.scrap.json+json, …text+json, ….
+                if (
+                    kind.startswith("application/scrapbook.scrap.")
+                    and isinstance(scrap, dict)
+                    and "name" in scrap
+                ):
+                    found[str(scrap["name"])] = scrap.get("data")
     return found
 
 

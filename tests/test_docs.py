@@ -21,7 +21,7 @@ def commands(group, prefix=""):
             yield f"{prefix}{name}"
 
 
-@pytest.mark.parametrize("command", commands(cli))
+@pytest.mark.parametrize("command", list(commands(cli)))
 def test_every_command_is_in_the_reference(command):
     assert f"`{command}" in (ROOT / "docs" / "reference.md").read_text()
 

@@ -74,7 +74,8 @@ def test_vendor_sample_runs_verbatim_as_a_notebook(
     ]
     cells[1].metadata["tags"] = ["parameters"]
     path = tmp_path / "vendor.ipynb"
-    nbformat.write(new_notebook(cells=cells), path)
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": spec}), path)
 
     done = run(path, uploads=samples)
 
@@ -374,7 +375,9 @@ def test_a_wrong_key_is_told(platform, notebook):
         url=platform.settings.url,
         key_user="a-wrong-key-altogether",
         key_root=None,
-        s3=S3Settings(platform.settings.s3.endpoint, platform.settings.s3.bucket, "a", "b"),
+        s3=S3Settings(
+            platform.settings.s3.endpoint, platform.settings.s3.bucket, "an-access-key", "a-secret-key"
+        ),
         home=platform.settings.home,
         source="test",
     )

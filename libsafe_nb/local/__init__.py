@@ -27,7 +27,7 @@ from libsafe_nb.errors import LocalPlatformError, SettingsError
 from libsafe_nb.local.root import ProcessId, Root
 from libsafe_nb.settings import Settings, from_platform_file
 
-__all__ = ["Served", "ensure", "run_foreground", "serve", "status", "stop"]
+__all__ = ["Served", "check_installed", "ensure", "run_foreground", "serve", "status", "stop"]
 
 IDLE_SECONDS = 600.0
 """A platform started on demand ends after so long without a request (contract 2)."""
@@ -170,7 +170,15 @@ def _await_end(process: ProcessId, place: Root) -> None:
         time.sleep(0.02)
 
 
-def _place(root: str | os.PathLike[str]) -> Root:
+def check_installed() -> None:
+    """
+    Look whether the `[local]` extra is there; starts nothing.
+
+    Raises
+    ------
+    LocalPlatformError
+        Something is missing; the sentence says what to install.
+    """
     for name in ("starlette", "uvicorn", "uvloop", "httptools", "python_multipart"):
         if importlib.util.find_spec(name) is None:
             raise LocalPlatformError(
@@ -179,6 +187,10 @@ def _place(root: str | os.PathLike[str]) -> Root:
     from libsafe_nb.local import weed
 
     weed.program()
+
+
+def _place(root: str | os.PathLike[str]) -> Root:
+    check_installed()
     place = Root(Path(root).absolute())
     place.create()
     return place
