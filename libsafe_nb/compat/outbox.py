@@ -1,6 +1,8 @@
 """
 Everything that a function changes leaves through here: one call over REST or S3, told to the run before and after.
 
+The messages of the run's own job are the exception: the runner writes them, so that it can filter them.
+
 Today each write goes out at once. It is one module so that writes can be gathered and sent in the background later
 without touching what authors call.
 """
