@@ -15,8 +15,8 @@ from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb.errors import UsageError
-from libsafe_nb.redact.live import redact_value
 from libsafe_nb.redact.matching import SecretSet
+from libsafe_nb.redact.values import redact_value
 
 if TYPE_CHECKING:
     from libsafe_nb.connection import Connection
@@ -92,7 +92,7 @@ class Desk:
         }
 
     def _event(self, *, event: dict[str, Any]) -> None:
-        clean, _ = redact_value(self._secrets, event)
+        clean, _ = redact_value(event, self._secrets)
         clean = dict(clean)
         clean["at"] = datetime.now(UTC).isoformat(timespec="milliseconds")
         with self._lock:

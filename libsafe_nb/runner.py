@@ -497,7 +497,7 @@ def _executed(plan: _Plan) -> bytes:
 
 def _end(plan: _Plan, result: Run) -> None:
     """Say what happened to the job and close it, unless it is closed already (the vendor's library does so)."""
-    from libsafe_nb.redact.live import redact_value
+    from libsafe_nb.redact.values import redact_value
 
     client, scrub = plan.connection.client, plan.secrets.clean
     if result.error:
@@ -506,7 +506,7 @@ def _end(plan: _Plan, result: Run) -> None:
         client.message(result.job, scrub(json.dumps({"scraps": result.scraps}, default=str)))
     client.message(result.job, f"evidence: {result.evidence}")
     if client.job(result.job)["status"] in ("QUEUED", "RUNNING"):
-        outcome, _ = redact_value(plan.secrets, result.to_json())
+        outcome, _ = redact_value(result.to_json(), plan.secrets)
         client.update_job(result.job, status=JOB_STATUS.get(result.status, "FAILED"), result=outcome)
 
 
@@ -601,7 +601,7 @@ def _scraps(executed: bytes) -> dict[str, Any]:
 
 def _scrubbed(plan: _Plan, data: bytes) -> bytes:
     """A JSON document without the secrets; its bytes stay as they are where there is none in it."""
-    from libsafe_nb.redact.live import redact_value
+    from libsafe_nb.redact.values import redact_value
 
-    clean, found = redact_value(plan.secrets, json.loads(data))
+    clean, found = redact_value(json.loads(data), plan.secrets)
     return json.dumps(clean, ensure_ascii=False, indent=1).encode() if found else data
