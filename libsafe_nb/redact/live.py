@@ -15,10 +15,10 @@ from __future__ import annotations
 import collections
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from libsafe_nb.redact.matching import SecretSet, Span, redact_pieces
+from libsafe_nb.redact.values import Redaction, left_out, redact_value
 
 MOST_HELD = 64 * 1024
 """Characters held back at most, so that a stream that teases a form forever still flows."""
@@ -27,19 +27,6 @@ _FEW = 6
 
 _Pieces = list[tuple[str, str]]
 """Texts with their stream's name, in the order in which they arrived."""
-
-LEFT_OUT = "[output left out by libsafe-nb: {reason}]"
-
-
-@dataclass(frozen=True)
-class Redaction:
-    """`count` forms of the secret `name` were replaced in one place of one cell; `kind` is the form."""
-
-    cell: str | None
-    where: str
-    kind: str
-    name: str
-    count: int
 
 
 class LiveFilter:
@@ -95,7 +82,7 @@ class LiveFilter:
         metadata. What still holds a form after that, such as a list with one character each, is left out and a
         notice stands in its place.
         """
-        clean, found = redact_value(self._secrets, output)
+        clean, found = redact_value(output, self._secrets)
         if found and self._secrets.find(json.dumps(clean, ensure_ascii=False, default=str)):
             clean = left_out(output, "it holds a secret that cannot be taken out of it")
         for where, span in found:
@@ -161,70 +148,6 @@ class LiveFilter:
     def _count_streams(self, cell_id: str, name: str, found: list[Span]) -> None:
         for span in found:
             self._count(cell_id, name, span)
-
-
-def redact_value(secrets: SecretSet, value: Any, where: str = "") -> tuple[Any, list[tuple[str, Span]]]:
-    """
-    Strings, lists and dictionaries without secrets, and what was replaced, with its place.
-
-    Lists of strings are read as one text, as the notebook format stores text by lines. Nothing is changed in
-    place, and what holds no secret is returned as the same object.
-    """
-    if isinstance(value, str):
-        clean, spans = secrets.redact(value)
-        return (clean, [(where, span) for span in spans]) if spans else (value, [])
-    if isinstance(value, list):
-        return _redact_list(secrets, value, where)
-    if isinstance(value, dict):
-        return _redact_dict(secrets, value, where)
-    return value, []
-
-
-def left_out(output: Any, reason: str) -> Any:
-    """An output of the same type that holds a notice and nothing of the one it stands for."""
-    notice = LEFT_OUT.format(reason=reason)
-    kind = output.get("output_type", "display_data")
-    if kind == "stream":
-        return type(output)(output_type=kind, name=output.get("name", "stdout"), text=notice + "\n")
-    if kind == "error":
-        return type(output)(output_type=kind, ename="Error", evalue=notice, traceback=[notice])
-    shown = type(output)(output_type=kind, data=type(output)({"text/plain": notice}), metadata=type(output)())
-    if kind == "execute_result":
-        shown["execution_count"] = output.get("execution_count")
-    return shown
-
-
-def _redact_list(
-    secrets: SecretSet, value: list[Any], where: str
-) -> tuple[list[Any], list[tuple[str, Span]]]:
-    found: list[tuple[str, Span]] = []
-    clean: list[Any] = []
-    for index, each in enumerate(value):
-        part, spans = redact_value(secrets, each, f"{where}[{index}]")
-        clean.append(part)
-        found += spans
-    if value and all(isinstance(each, str) for each in value):
-        for between in ("", "\n"):
-            clean, more = redact_pieces(secrets, clean, between=between)
-            found += [(where, span) for span in more]
-    return (clean, found) if found else (value, [])
-
-
-def _redact_dict(
-    secrets: SecretSet, value: dict[Any, Any], where: str
-) -> tuple[dict[Any, Any], list[tuple[str, Span]]]:
-    found: list[tuple[str, Span]] = []
-    clean = {}
-    for key, each in value.items():
-        name, spans = secrets.redact(key) if isinstance(key, str) else (key, [])
-        place = f"{where}.{name}" if where else str(name)
-        found += [(place, span) for span in spans]
-        while name in clean:
-            name += "'"  # two keys that differ in the secret only
-        clean[name], more = redact_value(secrets, each, place)
-        found += more
-    # A notebook's dictionaries are of a class with attributes, and stay so.
-    return (type(value)(clean), found) if found else (value, [])
 
 
 def _joined(pieces: Iterable[tuple[str, str]]) -> _Pieces:

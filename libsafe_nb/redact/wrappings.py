@@ -1,0 +1,272 @@
+"""
+What a text holds that is not in plain sight: runs of base64 and hex, byte strings, and the containers in them.
+
+    "img: iVBORw0KGgo…"  ── run ──▶ base64 ──▶ png ──▶ its text chunk ──▶ a secret?
+    "H4sIAAAA…"          ── run ──▶ base64 ──▶ gzip ──▶ "gASV…" ──▶ base64 ──▶ pickle ──▶ its strings ──▶ a secret?
+
+Plain base64 and hex of a secret are found by `matching` already; here it is about what lies deeper, to depth 4 and
+64 MiB. A container that cannot be opened, or lies deeper than that, is reported as undecidable.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from libsafe_nb.redact.containers import (
+    BEGINNINGS,
+    EMBEDDED,
+    Allowance,
+    Unreadable,
+    begins_container,
+    contents,
+)
+from libsafe_nb.redact.matching import SecretSet
+from libsafe_nb.redact.reading import plain
+
+MAX_DEPTH = 4
+MAX_UNPACKED = 64 * 1024 * 1024
+
+TAG = re.compile(r"<[^<>]{0,2000}>")
+
+_SHORTEST_RUN = 20
+"""The shortest container with a secret in it: 8 characters in zlib, 16 bytes, 22 characters of base64."""
+
+_SHORTEST_STRONG_RUN = 30
+"""The same for a secret of 16 characters. File paths are runs, too: the longer, the fewer."""
+
+_WORTH_DECODING = 40
+"""Shorter runs can hold no form that `matching` does not find in them as they stand."""
+
+_WRAPPED_AT = 56
+"""Lines of this length and more may go on in the next one: base64 is wrapped at 64 or 76 characters."""
+
+_HEADS = frozenset(
+    head
+    for first in BEGINNINGS
+    for encoded in (binascii.b2a_base64(first), base64.urlsafe_b64encode(first))
+    for head in (encoded[:2], first.hex().encode()[:2], first.hex().upper().encode()[:2])
+)
+"""With what base64 and hex of the containers begin."""
+
+_MOST_EMBEDDED = 64
+_HEX = b"0123456789abcdefABCDEF"
+_RUN = re.compile(rb"[A-Za-z0-9+/_-]{20,}(?:\r?\n[ \t]*[A-Za-z0-9+/_-]+)*={0,2}")
+_LINE = re.compile(rb"[A-Za-z0-9+/_-]+")
+_IN_RUN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
+_RUNS = bytes(97 if code in _IN_RUN else 32 for code in range(256))
+_URLSAFE = bytes.maketrans(b"-_", b"+/")
+_BYTES = re.compile(r"""\bb(['"])((?:\\[^\n]|(?!\1)[^\\\n])*)\1""")
+
+
+@dataclass
+class Findings:
+    """What was found in one piece of data: forms of secrets as `(secret, chain of forms)`, and what stayed shut."""
+
+    secrets: list[tuple[str, str]] = field(default_factory=list)
+    undecidable: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.secrets or self.undecidable)
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """Characters `start` to `end` of a text wrap something that was found."""
+
+    start: int
+    end: int
+    findings: Findings
+
+
+class Unwrapping:
+    """Looks into the wrappings of one document, whose containers share one allowance."""
+
+    def __init__(
+        self, secrets: SecretSet, *, max_depth: int = MAX_DEPTH, max_unpacked: int = MAX_UNPACKED
+    ) -> None:
+        self._secrets = secrets
+        self._shortest_run = (
+            _SHORTEST_RUN if any(not each.strong for each in secrets.secrets) else _SHORTEST_STRONG_RUN
+        )
+        self._max_depth = max_depth
+        self._allowance = Allowance(max_unpacked)
+
+    def text(self, text: str) -> list[Wrapped]:
+        """The wrappings in a text that hold a secret or cannot be opened."""
+        data = text.encode("ascii", "replace")  # one byte for each character, so that positions are the same
+        found = self._runs(data, ())
+        if "\\" in text:
+            found += self._byte_strings(text)
+            read = plain(text)
+            if read != text and not any(wrapped.findings.secrets for wrapped in found):
+                # What an escape cuts in two may be whole when it is undone, so this reading has the last word.
+                inner = self._runs(read.encode("ascii", "replace"), ())
+                found = [Wrapped(0, len(text), wrapped.findings) for wrapped in inner]
+        return found
+
+    def examine(self, data: bytes, chain: tuple[str, ...] = ()) -> Findings:
+        """All that is found in data of any kind, in what they hold, and so on."""
+        findings = Findings()
+        self._examine(data, chain, findings)
+        return findings
+
+    def _examine(self, data: bytes, chain: tuple[str, ...], findings: Findings) -> None:
+        for secret, form in self._plain_sight(data):
+            findings.secrets.append((secret, ">".join([*chain, form])))
+        if self._opened(data, chain, findings):
+            return
+        for number, match in enumerate(EMBEDDED.finditer(data)):
+            if number == _MOST_EMBEDDED:
+                findings.undecidable.append(">".join(chain) + ": it holds too many containers")
+                break
+            if match.start():
+                self._opened(data[match.start() :], chain, findings)
+        if len(chain) < self._max_depth:
+            for wrapped in self._runs(data, chain):
+                findings.secrets += wrapped.findings.secrets
+                findings.undecidable += wrapped.findings.undecidable
+
+    def _plain_sight(self, data: bytes) -> Iterator[tuple[str, str]]:
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            found = self._secrets.find_bytes(data)
+        else:
+            found = self._secrets.find(text) or (
+                self._secrets.find(TAG.sub("", text)) if "</" in text else []
+            )
+        return ((span.secret, span.form) for span in found)
+
+    def _opened(self, data: bytes, chain: tuple[str, ...], findings: Findings) -> bool:
+        """Whether the data begin with a container; if so it is looked into."""
+        try:
+            opened = contents(data, self._allowance)
+            if opened is None:
+                return False
+            name, items = opened
+            if len(chain) >= self._max_depth:
+                raise Unreadable(f"it is {name} nested deeper than {self._max_depth}")
+        except Unreadable as exc:
+            findings.undecidable.append(": ".join(filter(None, [">".join(chain), str(exc)])))
+            return True
+        for item in items:
+            if item:
+                self._examine(item, (*chain, name), findings)
+        return True
+
+    def _runs(self, data: bytes, chain: tuple[str, ...]) -> list[Wrapped]:
+        """
+        The runs of base64 and hex that hold something.
+
+        What begins like a container is looked into alone. The rest, the digests and long words of ordinary text, is
+        decoded and looked into all together, and one by one only if there is something.
+        """
+        found: list[Wrapped] = []
+        others: list[tuple[int, int]] = []
+        opened = joined = 0
+        for start, end in _long_runs(data, self._shortest_run):
+            if start < opened:
+                continue
+            if data[start : start + 2] in _HEADS:
+                containers = list(_decodings(data, start))
+                found += filter(None, [self._alone(*each, chain) for each in containers])
+                opened = _end(data, start) if containers else 0
+            if start >= max(opened, joined) and end - start >= _WORTH_DECODING:
+                if end - start >= _WRAPPED_AT and data[end : end + 1] in (b"\n", b"\r"):
+                    joined = end = _end(data, start)
+                others.append((start, end))
+        if others and self._holds([data[start:end] for start, end in others], chain):
+            single = [self._alone(start, end, _decoded(data[start:end]), chain) for start, end in others]
+            found += filter(None, single)
+        return found
+
+    def _holds(self, runs: list[bytes], chain: tuple[str, ...]) -> bool:
+        """Whether any of the runs is likely to hold something; the answer errs on the side of yes."""
+        lines = [line for run in runs if b"\n" in run for line in run.split()]
+        together = b"\n".join([_base64(run) for run in runs + lines])
+        digits = b"".join(
+            [run for run in runs + lines if len(run) % 2 == 0 and not run.translate(None, _HEX)]
+        )
+        together += b"\n" + bytes.fromhex(digits.decode())
+        if self._secrets.suspects(together) or EMBEDDED.search(together):
+            return True
+        return len(chain) + 1 < self._max_depth and bool(self._runs(together, (*chain, "base64")))
+
+    def _alone(
+        self, start: int, end: int, decoded: list[tuple[str, bytes]], chain: tuple[str, ...]
+    ) -> Wrapped | None:
+        findings = Findings()
+        for name, data in decoded:
+            self._examine(data, (*chain, name), findings)
+        return Wrapped(start, end, findings) if findings else None
+
+    def _byte_strings(self, text: str) -> list[Wrapped]:
+        r"""Python's `b'\x1f\x8b…'`, as `print` shows compressed or pickled bytes."""
+        found: list[Wrapped] = []
+        for match in _BYTES.finditer(text) if "\\x" in text else ():
+            if "\\x" in match[2]:
+                try:
+                    data = ast.literal_eval(match[0])
+                except (ValueError, SyntaxError):
+                    continue
+                wrapped = self._alone(match.start(), match.end(), [("bytes", data)], ())
+                found += [wrapped] if wrapped else []
+        return found
+
+
+def _long_runs(data: bytes, shortest: int) -> Iterator[tuple[int, int]]:
+    """Where runs of base64's characters stand. Text without any so long is passed over at a byte a cycle."""
+    mapped = data.translate(_RUNS)
+    needle = b"a" * shortest
+    start = mapped.find(needle)
+    while start >= 0:
+        end = mapped.find(b" ", start)
+        end = len(mapped) if end < 0 else end
+        yield start, end
+        start = mapped.find(needle, end)
+
+
+def _decodings(data: bytes, start: int) -> Iterator[tuple[int, int, list[tuple[str, bytes]]]]:
+    """
+    The containers that a run and the lines that go on with it begin, decoded; none if it only looked like one.
+
+    Each of the lines may begin one: two texts of base64 may follow each other without a sign between them.
+    """
+    match = _RUN.match(data, start)
+    lines = [line.span() for line in _LINE.finditer(match[0])] if match else []
+    for number, (first, last) in enumerate(lines):
+        if match and data[start + first : start + first + 2] in _HEADS and last - first >= _SHORTEST_RUN:
+            rest = b"".join([match[0][low:high] for low, high in lines[number:]])
+            decoded = [(name, each) for name, each in _decoded(rest) if begins_container(each)]
+            if decoded:
+                yield start + first, match.end(), decoded
+
+
+def _end(data: bytes, start: int) -> int:
+    match = _RUN.match(data, start)
+    return match.end() if match else start
+
+
+def _decoded(run: bytes) -> list[tuple[str, bytes]]:
+    """A run as base64 and as hex; of one in several lines, each line alone as well."""
+    lines = run.split()
+    whole = b"".join(lines)
+    found = [("base64", _base64(whole))]
+    if len(lines) > 1:
+        found.append(("base64", b"\n".join([_base64(line) for line in lines])))
+    if not whole.translate(None, _HEX):
+        found.append(("hex", bytes.fromhex(whole[: len(whole) // 2 * 2].decode())))
+    return found
+
+
+def _base64(run: bytes) -> bytes:
+    run = run.translate(None, b"\r\n\t =")
+    if b"-" in run or b"_" in run:
+        run = run.translate(_URLSAFE)
+    whole = len(run) - (len(run) % 4 == 1)
+    return binascii.a2b_base64(run[:whole] + b"=" * (-whole % 4))
