@@ -326,23 +326,22 @@ class Client:
         except Conflict:
             return
 
-    def upload_file(self, container: str, source: Path | BinaryIO, *, name: str, folder: str = "") -> Any:
+    def upload_file(self, container: str, source: Path | BinaryIO, *, name: str, folder: str = "") -> File:
         """
-        Upload over REST, in chunks of 16 MiB. `Storage.upload` is faster and checks the bytes: prefer it.
+        Upload over REST, in chunks of 16 MiB, and answer the file as the platform then knows it.
 
-        Use this where a user has an API key but no S3 credentials.
+        Use this where a user has an API key but no S3 credentials: `Storage.upload` is faster and checks the bytes.
         """
         if isinstance(source, Path):
             with source.open("rb") as stream:
                 return self.upload_file(container, stream, name=name, folder=folder)
-        result, index = None, 0
+        folder, index = folder.strip("/"), 0
         while (chunk := source.read(CHUNK)) or index == 0:
-            form = {"fileName": name, "chunkIndex": str(index)}
-            if folder.strip("/"):
-                form["path"] = folder.strip("/")
-            result = self.call("file_upload", container=container, form=form, files={"file": (name, chunk)})
+            form = {"fileName": name, "chunkIndex": str(index), **({"path": folder} if folder else {})}
+            self.call("file_upload", container=container, form=form, files={"file": (name, chunk)})
             index += 1
-        return result
+        # No field says which chunk is the last; the look-up makes the local platform put them together.
+        return self.file_by_path(container, f"{folder}/{name}")
 
     def delete_file(self, file: str, *, idempotency_key: str | None = None) -> None:
         """Soft-delete: hidden, and `restore_file` brings it back."""

@@ -278,20 +278,19 @@ def test_paths_are_quoted_and_cannot_reach_another_call():
     assert other == {}
 
 
-def test_an_upload_goes_in_chunks(monkeypatch):
+def test_an_upload_goes_in_chunks_of_the_form_that_clients_use(monkeypatch):
     monkeypatch.setattr("libsafe_nb.client.CHUNK", 10)
-    _, seen = talk(
+    _, (*seen, look) = talk(
         good({}),
-        act=lambda client: client.upload_file("5", io.BytesIO(b"x" * 25), name="a.txt", folder="/d/"),
+        act=lambda client: client.upload_file("5", io.BytesIO(b"#" * 25), name="a.txt", folder="/d/"),
     )
 
     assert [re.search(rb'name="chunkIndex"\r\n\r\n(\d+)', body)[1] for *_, body in seen] == [b"0", b"1", b"2"]
     assert all(
-        b'name="fileName"\r\n\r\na.txt' in body and b'name="path"\r\n\r\nd' in body for *_, body in seen
+        b'name="fileName"\r\n\r\na.txt' in body and b'name="path"\r\n\r\nd\r' in body for *_, body in seen
     )
-    assert [body.count(b"x") for *_, body in seen] == [
-        body.count(b"x") for *_, body in sorted(seen, key=lambda each: each[3].count(b"x"), reverse=True)
-    ]
+    assert [body.count(b"#") for *_, body in seen] == [10, 10, 5]
+    assert look[:2] == ("GET", "/api/container/5/file/path/d/a.txt")
 
 
 def test_every_call_of_the_table_can_be_sent():
