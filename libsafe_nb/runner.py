@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import evidence, kernels, record
@@ -320,8 +322,9 @@ def _journey(
     try:
         _announce(plan, started)
         journal.write("started")
-    except LibsafeError as exc:
-        _close_job(plan, "FAILED", message=f"the run could not start: {exc}")
+    except BaseException as exc:
+        # Ctrl-C as well: a job that was announced is never left open.
+        _close_job(plan, "FAILED", message=f"the run could not start: {exc or type(exc).__name__}")
         raise
     with tempfile.TemporaryDirectory(prefix="lsnb-", dir=os.environ.get("XDG_RUNTIME_DIR")) as sockets:
         api = {
@@ -344,7 +347,13 @@ def _journey(
         finally:
             desk.close()
     journal.write("executed", status=outcome.status, verdict=desk.verdict)
-    return _finish(plan, journal, desk, outcome, started, began)
+    with _patience():
+        try:
+            return _finish(plan, journal, desk, outcome, started, began)
+        except Exception as exc:
+            # A fault of ours. What was executed is on this machine, so the job says where rather than that it failed.
+            _say_pending(plan, exc)
+            raise
 
 
 @contextlib.contextmanager
@@ -512,11 +521,40 @@ def _end(plan: _Plan, result: Run) -> None:
 
 def _pending(plan: _Plan, result: Run, exc: LibsafeError) -> Run:
     """The evidence is safe on this machine but not in the container; the job stays RUNNING and says so."""
-    text = f"evidence pending on {socket.gethostname()}: {exc}"
-    with contextlib.suppress(PlatformError):
-        plan.connection.client.message(result.job, text, type="WARNING")
-    error = {"type": type(exc).__name__, "message": f"{text} (kept in {plan.folder})", "cell_id": None}
+    text = f"{_say_pending(plan, exc)} (kept in {plan.folder})"
+    error = {"type": type(exc).__name__, "message": text, "cell_id": None}
     return dataclasses.replace(result, evidence=None, error=error, exit_code=3)
+
+
+def _say_pending(plan: _Plan, exc: Exception) -> str:
+    text = plan.secrets.clean(f"evidence pending on {socket.gethostname()}: {exc}")
+    with contextlib.suppress(PlatformError):
+        plan.connection.client.message(plan.payload.job, text, type="WARNING")
+    return text
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """
+    Let the evidence be stored before a signal ends the program; the second signal ends it at once.
+
+    Only the main thread gets signals, so elsewhere there is nothing to do.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
+
+    for number in before:
+        signal.signal(number, wait)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _close_job(plan: _Plan, status: str, *, message: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -383,3 +385,58 @@ def test_a_wrong_key_is_told(platform, notebook):
     )
     with pytest.raises(errors.Unauthorized):
         libsafe_nb.run(None, notebook("1"), settings=settings)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_run_with_its_evidence(notebook, platform, connection, container, number, code):
+    path = notebook(
+        START + "print('half done', flush=True)\nrequest.log('in the cell')\nimport time; time.sleep(600)"
+    )
+    arguments = [sys.executable, "-m", "libsafe_nb", "run", str(path), "--container", container, "--json"]
+    started = subprocess.Popen(
+        arguments, env=command_environment(platform), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not [
+            each
+            for job in connection.client.jobs(container=container)
+            for each in connection.client.messages(job["id"])
+        ]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        started.send_signal(number)
+        out, _ = started.communicate(timeout=60)
+    finally:
+        started.kill()
+        started.wait()
+
+    assert started.returncode == code
+    told = json.loads(out)
+    assert told["outcome"] == "CANCELLED"
+    assert connection.client.job(told["job"])["status"] == "CANCELLED"
+    prefix = told["evidence"].removeprefix(f"libsafe://{container}/")
+    assert b"half done" in connection.storage.get(container, prefix + "executed.ipynb")
+
+
+def test_storage_that_fails_at_the_end_leaves_the_job_open(
+    notebook, run, job, messages, connection, monkeypatch, platform
+):
+    """The evidence stays on this machine, and the job says so."""
+    from libsafe_nb.storage import Storage
+
+    put = Storage.put
+
+    def refuse(self, container, path, data, **options):
+        if path.endswith("record.json"):
+            raise errors.StorageUnreachable("the storage is away")
+        return put(self, container, path, data, **options)
+
+    monkeypatch.setattr(Storage, "put", refuse)
+    done = run(notebook("1"))
+
+    assert (done.status, done.exit_code, done.evidence) == ("completed", 3, None)
+    assert job(done)["status"] == "RUNNING"
+    assert any("evidence pending on" in each["message"] for each in messages(done))
+    kept = platform.settings.home / "runs" / done.run / "evidence"
+    assert sorted(each.name for each in kept.iterdir()) == ["executed.ipynb", "record.json"]
