@@ -12,6 +12,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def serve(root: str | os.PathLike[str], *, port: int = 0, idle: float | None = N
     place = _place(root)
     with _starting(place):
         joined = _healthy(place)
-        started = None if joined else _start(place, port=port, idle=idle, with_us=True)
+        started = None if joined else _start_with_us(place, port=port, idle=idle)
     try:
         settings = joined or from_platform_file(place.platform_file)
         yield Served(place.path, str(settings.url), settings)
@@ -96,7 +97,7 @@ def ensure(root: str | os.PathLike[str]) -> Settings:
         # Another process may have started it while we waited for our turn.
         found = _healthy(place)
         if found is None:
-            _start(place, port=0, idle=IDLE_SECONDS, with_us=False)
+            _start_detached(place)
             found = from_platform_file(place.platform_file)
         return found
 
@@ -115,7 +116,7 @@ def run_foreground(root: str | os.PathLike[str], port: int = 0) -> None:
     if running is not None and _healthy(place):
         raise LocalPlatformError(f"{place.path}: a platform runs there already (process {running.pid})")
     with _starting(place):
-        started = _start(place, port=port, idle=None, with_us=True)
+        started = _start_with_us(place, port=port, idle=None)
     try:
         print(f"serving {from_platform_file(place.platform_file).url}", flush=True)
         print(f"settings are in {place.platform_file} (mode 0600); stop with Ctrl-C", flush=True)
@@ -221,8 +222,10 @@ def _starting(place: Root) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Started:
+    """A platform whose life is bound to ours by a pipe."""
+
     process: subprocess.Popen[bytes]
-    lifeline: int | None
+    lifeline: int
 
     def wait(self) -> None:
         code = self.process.wait()
@@ -230,11 +233,10 @@ class _Started:
             raise LocalPlatformError(f"the local platform ended with code {code}")
 
     def stop(self) -> None:
-        """End it and wait. Terminated rather than only let go, so that a copy of the pipe elsewhere keeps nothing alive."""
+        """End it and wait. Not by letting go of the pipe alone: a forked process may hold a copy of it."""
         if self.process.poll() is None:
             self.process.terminate()
-        if self.lifeline is not None:
-            os.close(self.lifeline)
+        os.close(self.lifeline)
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -242,47 +244,73 @@ class _Started:
             self.process.wait()
 
 
-def _start(place: Root, *, port: int, idle: float | None, with_us: bool) -> _Started:
-    """Start the platform process and wait until it answers; `with_us` binds its life to ours by a pipe."""
-    command = [sys.executable, "-m", "libsafe_nb.local.server", str(place.path), "--port", str(port)]
-    if idle is not None:
-        command += ["--idle", str(idle)]
-    place.platform_file.unlink(missing_ok=True)
-    theirs, ours = os.pipe() if with_us else (None, None)
-    if theirs is not None:
-        command += ["--lifeline", str(theirs)]
-    output = place.logs / "start.log"
+def _start_with_us(place: Root, *, port: int, idle: float | None) -> _Started:
+    theirs, ours = os.pipe()
     try:
-        with output.open("wb") as stream:
-            process = subprocess.Popen(  # our own program
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                start_new_session=True,
-                pass_fds=() if theirs is None else (theirs,),
-            )
+        process, ready = _launch(place, port, idle, ["--lifeline", str(theirs)], theirs)
     finally:
-        if theirs is not None:
-            os.close(theirs)
+        os.close(theirs)
     started = _Started(process, ours)
     try:
-        _await_ready(place, process, output)
+        _await_ready(place, ready)
     except BaseException:
         started.stop()
         raise
     return started
 
 
-def _await_ready(place: Root, process: subprocess.Popen[bytes], output: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if place.platform_file.exists() and _healthy(place):
-            return
-        if process.poll() is not None:
-            said = output.read_text(errors="replace").strip()[-500:]
-            raise LocalPlatformError(
-                f"{place.path}: the local platform did not start: {said or 'see the logs there'}"
+def _start_detached(place: Root) -> None:
+    """Start a platform that is nobody's child: it neither ends with us nor waits for us to reap it."""
+    process, ready = _launch(place, 0, IDLE_SECONDS, ["--detach"])
+    process.wait()
+    _await_ready(place, ready)
+
+
+def _launch(
+    place: Root, port: int, idle: float | None, options: list[str], *pipes: int
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the platform process; answers it and the pipe on which it will say that it is ready."""
+    ready, theirs = os.pipe()
+    command = [sys.executable, "-m", "libsafe_nb.local.server", str(place.path), "--port", str(port)]
+    command += ["--ready", str(theirs), *options, *([] if idle is None else ["--idle", str(idle)])]
+    try:
+        with _output(place).open("wb") as stream:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+                pass_fds=(theirs, *pipes),
             )
-        time.sleep(0.01)
-    raise LocalPlatformError(f"{place.path}: the local platform did not answer within {START_SECONDS:.0f} s")
+    except BaseException:
+        os.close(ready)
+        raise
+    finally:
+        os.close(theirs)
+    return process, ready
+
+
+def _output(place: Root) -> Path:
+    return place.logs / "start.log"
+
+
+def _await_ready(place: Root, ready: int) -> None:
+    """
+    Wait until the platform says so; the pipe ends without a word when it dies before.
+
+    Raises
+    ------
+    LocalPlatformError
+        It died, with what it said last, or took more than `START_SECONDS`.
+    """
+    with os.fdopen(ready, "rb", buffering=0) as pipe:
+        if not select.select([pipe], [], [], START_SECONDS)[0]:
+            raise LocalPlatformError(
+                f"{place.path}: the local platform did not answer within {START_SECONDS:.0f} s"
+            )
+        if not pipe.read(5):
+            said = _output(place).read_text(errors="replace").strip()[-500:]
+            raise LocalPlatformError(
+                f"{place.path}: the local platform did not start: {said or f'see the logs in {place.logs}'}"
+            )

@@ -123,10 +123,13 @@ def stop_s3_side(root: Root) -> bool:
 
 
 class Server:
-    def __init__(self, root: Root, *, port: int, idle: float | None, lifeline: int | None) -> None:
+    def __init__(
+        self, root: Root, *, port: int, idle: float | None, lifeline: int | None, ready: int | None
+    ) -> None:
         self.root = root
         self.idle = idle
         self.lifeline = lifeline
+        self.ready = ready
         self.socket = self._bind(port)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.stopping = asyncio.Event()
@@ -204,6 +207,8 @@ class Server:
                 )
             ]
             self._publish(keyring)
+            api.last_used = time.monotonic()
+            self._say_ready()
             await self.stopping.wait()
             self.root.platform_file.unlink(missing_ok=True)
             with contextlib.suppress(Exception):
@@ -213,6 +218,13 @@ class Server:
             await asyncio.wait(tasks)
         if self.errors:
             raise self.errors[0]
+
+    def _say_ready(self) -> None:
+        """By the pipe of whoever started us, who reads its end as well if we die before."""
+        if self.ready is not None:
+            with contextlib.suppress(OSError):
+                os.write(self.ready, b"ready\n")
+            os.close(self.ready)
 
     async def _unless_stopped(self, what: Coroutine[Any, Any, int]) -> int | None:
         working = asyncio.ensure_future(what)
@@ -353,8 +365,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("root", type=Path)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--idle", type=float)
-    parser.add_argument("--lifeline", type=int)
+    parser.add_argument("--lifeline", type=int, help="a pipe; the platform ends when it does")
+    parser.add_argument("--ready", type=int, help="a pipe that is told when everything answers")
+    parser.add_argument("--detach", action="store_true", help="go on as nobody's child")
     options = parser.parse_args(arguments)
+    if options.detach and os.fork():
+        # Nothing is open yet but what we were given; our starter waits for this process only.
+        os._exit(0)
     root = Root(options.root)
     root.create()
     lock = places.try_lock(root.lock("platform"))
@@ -366,8 +383,9 @@ def main(arguments: list[str]) -> int:
         import uvloop
 
         async def run() -> None:
-            server = Server(root, port=options.port, idle=options.idle, lifeline=options.lifeline)
-            await server.run()
+            await Server(
+                root, port=options.port, idle=options.idle, lifeline=options.lifeline, ready=options.ready
+            ).run()
 
         try:
             uvloop.run(run())

@@ -1,0 +1,314 @@
+"""Start, join, crash, recovery and stop of the local platform, with real processes."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from libsafe_nb import local
+from libsafe_nb.errors import LocalPlatformError
+from libsafe_nb.local.root import ProcessId, Root, live_process, read_json
+from libsafe_nb.settings import from_platform_file
+
+from .conftest import Rest, as_dict, eventually, s3_client
+
+
+@contextlib.contextmanager
+def clients(settings):
+    rest, s3 = Rest(settings.url, settings.key_user), s3_client(as_dict(settings.s3))
+    try:
+        yield rest, s3
+    finally:
+        rest.close()
+        s3.close()
+
+
+def weed_of(root):
+    found = read_json(Root(root).s3_side).get("weed", {})
+    return ProcessId(found["pid"], found["started"], found["boot"])
+
+
+def kill(process):
+    assert process.signal(signal.SIGKILL)
+    eventually(lambda: not process.alive)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A root on which nothing is left running, whatever the test did."""
+    yield tmp_path / "root"
+    local.stop(tmp_path / "root")
+
+
+def test_starting_serves_both_sides_and_stopping_leaves_nothing(root):
+    with local.serve(root) as platform, clients(platform.settings) as (rest, s3):
+        s3.put_object(Bucket="libsafe", Key="1/a.txt", Body=b"hello")
+        assert rest.file("1", "a.txt")["size"] == 5
+        processes = [Root(root).running(), Root(root).s3_side_running(), weed_of(root)]
+        assert all(process.alive for process in processes)
+        ports = read_json(Root(root).s3_side)["weed"]["ports"]
+
+    assert not any(process.alive for process in processes)
+    assert not (root / "platform.json").exists()
+    assert not [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
+
+
+def test_secrets_rest_in_private_files_only(root):
+    with local.serve(root) as platform:
+        settings = platform.settings
+        for name in ("platform.json", "s3.json", "s3/security.toml", "platform.sqlite3"):
+            assert (root / name).stat().st_mode & 0o077 == 0
+        assert root.stat().st_mode & 0o077 == 0
+        secrets = [settings.key_user, settings.key_root, settings.s3.secret_key]
+        command_lines = [
+            Path(f"/proc/{process.pid}/{name}").read_text()
+            for name in ("cmdline", "environ")
+            for process in (Root(root).running(), Root(root).s3_side_running(), weed_of(root))
+        ]
+        holding = {
+            path.name
+            for path in root.rglob("*")
+            if path.is_file() and any(secret.encode() in path.read_bytes() for secret in secrets)
+        }
+
+    assert not [secret for secret in secrets for line in command_lines if secret in line]
+    # weed keeps its own copy of the credentials nowhere else.
+    assert holding == {"platform.json", "s3.json"}
+
+
+def test_a_restart_keeps_everything(root):
+    with local.serve(root) as platform, clients(platform.settings) as (rest, s3):
+        first = platform.settings
+        s3.put_object(Bucket="libsafe", Key="1/a.txt", Body=b"hello")
+        file = rest.file("1", "a.txt")
+        rest.ok("PUT", f"/file/{file['id']}/hash", json={"algorithm": "md5", "value": "a" * 32})
+        job = rest.job("1")
+
+    with local.serve(root) as platform, clients(platform.settings) as (rest, s3):
+        again = platform.settings
+        assert rest.file("1", "a.txt")["hashes"] == {"md5": "a" * 32}
+        assert rest.ok("GET", f"/job/{job}")["status"] == "QUEUED"
+        assert s3.get_object(Bucket="libsafe", Key="1/a.txt")["Body"].read() == b"hello"
+
+    keys = [(each.key_user, each.key_root, each.s3.access_key, each.s3.secret_key) for each in (first, again)]
+    assert keys[0] == keys[1]
+
+
+def test_keys_of_the_environment_are_taken_at_the_first_start(root, monkeypatch):
+    monkeypatch.setenv("LIBSAFE_KEY_USER", "a-user-key-of-my-own")
+    monkeypatch.setenv("LIBSAFE_KEY_ROOT", "a-root-key-of-my-own")
+    with local.serve(root) as platform:
+        assert platform.settings.key_user == "a-user-key-of-my-own"
+    monkeypatch.setenv("LIBSAFE_KEY_USER", "another")
+    with local.serve(root) as platform, clients(platform.settings) as (rest, _):
+        assert platform.settings.key_user == "a-user-key-of-my-own"
+        assert rest.ok("GET", "/user/me")["id"] == "1"
+
+
+def test_sixteen_starters_share_one_platform(root):
+    code = (
+        "import sys; from libsafe_nb import local; s = local.ensure(sys.argv[1]); print(s.url, s.s3.endpoint)"
+    )
+    racers = [
+        subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, text=True)
+        for _ in range(16)
+    ]
+    answers = {racer.communicate(timeout=120)[0] for racer in racers}
+
+    assert [racer.returncode for racer in racers] == [0] * 16
+    assert len(answers) == 1
+    assert local.status(root)["running"]
+    assert local.stop(root)
+    assert not local.stop(root)
+    assert not local.status(root)["running"]
+
+
+def test_serving_where_one_runs_joins_it_and_leaves_it_running(root):
+    with local.serve(root) as platform:
+        with local.serve(root) as joined:
+            assert joined.url == platform.url
+        assert local.status(root)["running"]
+        with pytest.raises(LocalPlatformError, match="runs there already"):
+            local.run_foreground(root)
+
+
+def test_objects_stored_while_the_platform_process_is_dead_appear_after_its_restart(root):
+    settings = local.ensure(root)
+    with clients(settings) as (rest, s3):
+        s3.put_object(Bucket="libsafe", Key="1/before.txt", Body=b"1")
+        s3.put_object(Bucket="libsafe", Key="1/gone.txt", Body=b"1")
+        eventually(lambda: len(rest.listed("1")) == 2)
+        s3_side = Root(root).s3_side_running()
+
+        kill(Root(root).running())
+        s3.put_object(Bucket="libsafe", Key="1/while/down.csv", Body=b"1,2")
+        s3.put_object(Bucket="libsafe", Key="1/before.txt", Body=b"changed")
+        s3.delete_object(Bucket="libsafe", Key="1/gone.txt")
+
+    again = local.ensure(root)
+    assert (again.url, again.s3.endpoint) == (settings.url, settings.s3.endpoint)
+    with clients(again) as (rest, _):
+        eventually(
+            lambda: (
+                {(each["path"], each["size"]) for each in rest.listed("1", type="FILE")}
+                == {("before.txt", 7), ("while/down.csv", 3)}
+            )
+        )
+    assert Root(root).s3_side_running() == s3_side, "the S3 side was adopted, not replaced"
+
+
+@pytest.mark.parametrize("victim", ["s3side", "weed"])
+def test_the_s3_side_comes_back_on_the_same_endpoint(root, victim):
+    with local.serve(root) as platform, clients(platform.settings) as (rest, s3):
+        s3.put_object(Bucket="libsafe", Key="1/a.txt", Body=b"acknowledged")
+        weed = weed_of(root)
+        kill(Root(root).s3_side_running() if victim == "s3side" else weed)
+        eventually(lambda: not weed.alive)
+
+        def stored():
+            with contextlib.suppress(Exception):
+                return s3.put_object(Bucket="libsafe", Key="1/b.txt", Body=b"after")
+
+        eventually(stored, within=30)
+        assert s3.get_object(Bucket="libsafe", Key="1/a.txt")["Body"].read() == b"acknowledged"
+        eventually(lambda: {each["path"] for each in rest.listed("1")} == {"a.txt", "b.txt"})
+        assert from_platform_file(root / "platform.json").s3.endpoint == platform.settings.s3.endpoint
+
+
+def test_killing_everything_at_once_loses_nothing_that_was_answered(root):
+    settings = local.ensure(root)
+    with clients(settings) as (rest, s3):
+        for number in range(50):
+            s3.put_object(Bucket="libsafe", Key=f"1/f{number}.txt", Body=b"x" * number)
+        job = rest.job("1")
+        processes = [Root(root).running(), Root(root).s3_side_running(), weed_of(root)]
+        for process in processes:
+            process.signal(signal.SIGKILL)
+    eventually(lambda: not any(process.alive for process in processes))
+
+    with clients(local.ensure(root)) as (rest, s3):
+        assert rest.ok("GET", f"/job/{job}")["id"] == job
+        sizes = {f"f{number}.txt": number for number in range(50)}
+        eventually(lambda: {each["path"]: each["size"] for each in rest.listed("1")} == sizes)
+        assert s3.get_object(Bucket="libsafe", Key="1/f49.txt")["Body"].read() == b"x" * 49
+
+
+def test_jobs_created_under_repeated_kills_are_made_once(root):
+    """Each write carries a key; whatever was answered or not, a repeat makes no second row."""
+    settings = local.ensure(root)
+    stop = threading.Event()
+
+    def killer():
+        while not stop.wait(1.0):
+            process = Root(root).running()
+            if process is not None:
+                process.signal(signal.SIGKILL)
+                local.ensure(root)
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    made = {}
+    try:
+        with clients(settings) as (rest, _):
+            for number in range(60):
+                deadline = time.monotonic() + 60
+                while number not in made:
+                    assert time.monotonic() < deadline
+                    with contextlib.suppress(OSError):
+                        answer = rest.ok(
+                            "POST",
+                            "/job",
+                            json={"container_id": "1", "name": f"job {number}"},
+                            headers={"Idempotency-Key": f"key {number}"},
+                        )
+                        made[number] = answer["id"]
+                        time.sleep(0.05)
+    finally:
+        stop.set()
+        thread.join()
+    with clients(local.ensure(root)) as (rest, _):
+        names = [job["name"] for job in rest.ok("GET", "/job")]
+    assert names == [f"job {number}" for number in range(60)]
+    assert len(set(made.values())) == 60
+
+
+def test_a_platform_ends_when_it_has_been_idle(root):
+    with local.serve(root, idle=3.0) as platform, clients(platform.settings) as (rest, s3):
+        process, s3_side = Root(root).running(), Root(root).s3_side_running()
+        for _ in range(40):
+            # Longer than the idle time in all: requests of either kind keep it alive.
+            s3.list_objects_v2(Bucket="libsafe", Prefix="1/")
+            time.sleep(0.1)
+        for _ in range(40):
+            rest.ok("GET", "/user/me")
+            time.sleep(0.1)
+        assert process.alive
+        eventually(lambda: not process.alive and not s3_side.alive, within=30)
+    assert not (root / "platform.json").exists()
+
+
+def test_a_platform_ends_with_the_process_that_serves_it(root):
+    code = (
+        "import sys, time\nfrom libsafe_nb import local\n"
+        "with local.serve(sys.argv[1]): print('up', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout.readline() == b"up\n"
+        process, s3_side = Root(root).running(), Root(root).s3_side_running()
+        owner.kill()
+        eventually(lambda: not process.alive and not s3_side.alive, within=30)
+
+
+def test_an_orphaned_s3_side_is_stopped_by_stop(root):
+    local.ensure(root)
+    s3_side, weed = Root(root).s3_side_running(), weed_of(root)
+    kill(Root(root).running())
+    assert s3_side.alive
+
+    assert local.stop(root)
+    assert not s3_side.alive
+    eventually(lambda: not weed.alive)
+
+
+def test_a_strangers_pid_is_never_taken_for_ours(root):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as stranger:
+        ours = ProcessId.of(stranger.pid)
+        file = root.parent / "id.json"
+        file.write_text(json.dumps({**ours.as_dict(), "started": ours.started - 1}))
+
+        assert live_process(file) is None
+        assert not ProcessId(ours.pid, ours.started, "another boot").signal(signal.SIGKILL)
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_taken_port_is_said(root, served):
+    port = int(served.url.split(":")[2].split("/")[0])
+    with pytest.raises(LocalPlatformError, match=f"127.0.0.1:{port}"), local.serve(root, port=port):
+        pass
+    assert not local.status(root)["running"]
+
+
+def test_the_foreground_says_where_and_ends_on_a_signal(root):
+    code = "import sys; from libsafe_nb import local; local.run_foreground(sys.argv[1])"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout.readline().startswith("serving http://127.0.0.1:")
+        process = Root(root).running()
+        owner.send_signal(signal.SIGINT)
+        owner.wait(60)
+    assert not process.alive
+    assert not (root / "platform.json").exists()
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LocalPlatformError, match="cannot hold a platform"):
+        local.ensure(tmp_path / "file" / "root")
