@@ -440,3 +440,53 @@ def test_storage_that_fails_at_the_end_leaves_the_job_open(
     assert any("evidence pending on" in each["message"] for each in messages(done))
     kept = platform.settings.home / "runs" / done.run / "evidence"
     assert sorted(each.name for each in kept.iterdir()) == ["executed.ipynb", "record.json"]
+
+
+def test_a_cell_in_any_language_speaks_to_the_job(notebook, run, samples, connection, messages, job):
+    """The commands a bash cell would use, called as a process that knows the door and no key."""
+    cell = f"""
+import subprocess
+def job(*words):
+    subprocess.run([{sys.executable!r}, "-m", "libsafe_nb", "job", *words], check=True)
+file = json_sample["function_data"]["files"]["ids"][0]
+job("log", "from a shell", "--type", "warning", "--file", file)
+job("hash", file, "md5", "0" * 32)
+job("metadata", file, "relation=x=y")
+job("end", "--failed")
+"""
+    done = run(notebook(cell), uploads=samples[:1])
+
+    assert (done.status, job(done)["status"]) == ("failed", "FAILED"), done.error
+    file = connection.client.file_by_path(done.container, samples[0].name)
+    said = next(each for each in messages(done) if each["message"] == "from a shell")
+    assert (said["type"], said["file_id"]) == ("WARNING", file["id"])
+    assert connection.client.file(file["id"])["hashes"] == {"md5": "0" * 32}
+    assert connection.client.metadata(file["id"]) == [{"iecode": "relation", "value": ["x=y"]}]
+
+
+def test_job_commands_outside_a_run_are_bad_usage(platform):
+    done = command(platform, "job", "log", "hello")
+
+    assert done.returncode == 2
+    assert "no run here" in done.stderr
+
+
+def test_papermill_reads_and_writes_the_container(tmp_path, notebook, platform, connection, container):
+    connection.storage.put(container, "/in.ipynb", notebook("print('by papermill')").read_bytes())
+    arguments = [
+        f"libsafe://{container}/in.ipynb",
+        f"libsafe://{container}/out file.ipynb",
+        "--engine",
+        "libsafe",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", *arguments],
+        env=command_environment(platform),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert b"by papermill" in connection.storage.get(container, "/out file.ipynb")
