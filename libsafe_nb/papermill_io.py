@@ -51,3 +51,7 @@ def split(address: str) -> tuple[str, str]:
     if not container.isdigit() or not path:
         raise NotebookError(f"{address}: expected libsafe://CONTAINER/path", notebook=address)
     return container, path
+
+
+HANDLER = LibsafeHandler()
+"""What papermill's entry point names: papermill takes the object itself and does not call it."""
