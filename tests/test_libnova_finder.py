@@ -5,6 +5,7 @@ import importlib.util
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -189,3 +190,14 @@ def test_importing_it_imports_nothing_heavy(offered):
     """
 
     assert fresh(code) == ["[]"]
+
+
+def test_every_public_call_is_in_the_docs(offered):
+    from libsafe_nb.compat import layout
+
+    page = (Path(__file__).parent.parent / "docs" / "libnova.md").read_text()
+    for name in layout.MODULES:
+        importlib.import_module("libnova")
+        assert name.removeprefix("libnova.").replace(".s3.", ".S3.") in page
+        for call in sys.modules[name].__all__:
+            assert f"{call}(" in page or f"`{call}" in page, f"{name}.{call}"

@@ -370,3 +370,41 @@ def test_the_keys_are_told_to_nobody(kernel, runner, namespace, connection, cont
     for secret in (runner.settings.key_user, runner.settings.key_root, runner.settings.s3.secret_key):
         assert secret not in told
         assert secret not in json.dumps(dict(os.environ))
+
+
+def test_forked_workers_knock_with_connections_of_their_own(kernel, runner, namespace, connection, container):
+    """`multiprocessing` as authors use it: eight workers log, hash and read at once."""
+    import warnings
+
+    from libnova.com.Api import File
+    from libnova.com.Filesystem import S3
+
+    ids = [stored(connection, container, f"{n}.bin", os.urandom(1000)) for n in range(8)]
+    namespace["json_sample"]["function_data"]["files"] = {"ids": ids, "paths": []}
+    mine = request(namespace)
+    mine.log("before")
+    children = []
+    for file in mine.Files:
+        with warnings.catch_warnings():
+            # Newer Pythons warn of forking beside threads, which is what the author does here.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                data = S3.File.get_stream(mine.Storage, file).read()
+                for _ in range(5):
+                    mine.log(hashlib.md5(data).hexdigest(), "INFO", file.id)
+                File.set_hash(file, "md5", hashlib.md5(data).hexdigest())
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    mine.log("after")
+
+    assert statuses == [0] * 8
+    assert len(settled(runner, "hash", count=8)) == 8
+    assert len(settled(runner, "message", count=42)) == 42
+    assert all(each["complete"] for each in settled(runner, "read", count=8))
+    assert len(list(connection.client.messages(runner.job))) == 42

@@ -44,6 +44,7 @@ def fill(namespace: dict[str, Any], socket_path: str, nonce: str, name: str) -> 
         run=answer["run"],
         job=str(answer.get("job") or ""),
         door=client,
+        socket_path=socket_path,
     ).attached
     if attached is not None:
         attached.tell({"kind": "library", **finder.which()})

@@ -72,7 +72,7 @@ class Reading:
 
 
 class _Digest:
-    """A sha256 that moves to a thread of its own once it is given large blocks; holds 2 blocks at most."""
+    """A sha256 that moves to a thread of its own once it is given large blocks; holds 2 blocks at most, one of them at work."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -81,7 +81,7 @@ class _Digest:
 
     def update(self, data: bytes) -> None:
         if self._feed is None and len(data) >= LARGE:
-            self._feed = queue.Queue(2)
+            self._feed = queue.Queue(1)
             self._thread = threading.Thread(
                 target=_consume, args=(self._feed, self._hash), name="read-digest", daemon=True
             )

@@ -9,15 +9,18 @@ then the local platform that is running.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
+import os
 import threading
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from libsafe_nb import door as door_
 from libsafe_nb import settings as settings_
 from libsafe_nb.connection import SAMPLE_KEY
-from libsafe_nb.errors import SettingsError
+from libsafe_nb.errors import ExecutionError, SettingsError
 from libsafe_nb.settings import S3Settings, Settings
 
 if TYPE_CHECKING:
@@ -39,8 +42,9 @@ class Attached:
         is stored.
     """
 
-    def __init__(self, *, run: str, job: str, url: str, door: DoorClient) -> None:
-        self.run, self.job, self.url, self.door = run, job, url, door
+    def __init__(self, *, run: str, job: str, door: DoorClient, socket_path: str) -> None:
+        self.run, self.job, self.door = run, job, door
+        self.socket_path = socket_path
         self.verdict: bool | None = None
         self.readings: weakref.WeakSet[Reading] = weakref.WeakSet()
 
@@ -51,6 +55,13 @@ class Attached:
     def end(self, ok: bool) -> None:
         """Hand the verdict over; the first counts, save that False lowers it."""
         self.verdict = bool(self.door.call("verdict", ok=ok))
+
+    def forked(self) -> None:
+        """In a forked child: knock at the door with a connection of its own, or two processes' lines would mix."""
+        self.readings = weakref.WeakSet()
+        # Where the runner is gone, nobody is left whose lines could mix.
+        with contextlib.suppress(ExecutionError):
+            self.door = door_.connect(self.socket_path)
 
     def finish(self) -> None:
         """Tell how much was read of what is still open; at the end of the process."""
@@ -111,6 +122,11 @@ class Session:
     def has(self, url: str, key: str) -> bool:
         return (self.url, self._key) == (settings_.normalise_url(url), key)
 
+    def forked(self) -> None:
+        """In a forked child: forget the parent's connections, and the lock that one of its threads may hold."""
+        self._making = threading.RLock()
+        self._client = self._storage = None
+
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         with self._making:
@@ -128,11 +144,17 @@ _current: Session | None = None
 
 
 def configure(
-    *, api: Mapping[str, Any], s3: Mapping[str, Any] | None, run: str, job: str, door: DoorClient
+    *,
+    api: Mapping[str, Any],
+    s3: Mapping[str, Any] | None,
+    run: str,
+    job: str,
+    door: DoorClient,
+    socket_path: str,
 ) -> Session:
     """Attach the run that handed out these keys; every effect is told to it from now on."""
     global _attached, _run_session, _current
-    _attached = Attached(run=run, job=job, url=str(api["url"]), door=door)
+    _attached = Attached(run=run, job=job, door=door, socket_path=socket_path)
     atexit.register(_attached.finish)
     _run_session = Session(str(api["url"]), str(api["key_user"]), S3Settings(**s3) if s3 else None, _attached)
     _current = _run_session
@@ -179,14 +201,25 @@ def attached() -> Attached | None:
 def reset() -> None:
     """Forget session and run, as at the start of the process."""
     global _attached, _run_session, _current
-    for each in {_run_session, _current} - {None}:
-        assert each is not None
+    for each in {each for each in (_run_session, _current) if each is not None}:
         each.close()
     if _attached is not None:
         atexit.unregister(_attached.finish)
         _attached.finish()
         _attached.door.close()
     _attached = _run_session = _current = None
+
+
+def _forked() -> None:
+    """An author's `multiprocessing` workers are forked from the kernel, with all that it has open."""
+    known = {each for each in (_run_session, _current) if each is not None}
+    for each in known:
+        each.forked()
+    if _attached is not None:
+        _attached.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _is_real(value: Any) -> bool:
