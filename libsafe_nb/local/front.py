@@ -279,6 +279,8 @@ class Conversation(asyncio.Protocol):
         assert self._refusal is not None  # set just before
         if not self.client.is_closing():
             self.client.write(self._refusal)
+            # Our side ends; what the client still sends is read for a while, or it would see a reset instead.
+            self.client.write_eof()
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.client.close)
 
     def _await_head(self) -> None:
