@@ -117,3 +117,13 @@ ENDPOINTS: dict[str, Endpoint] = {
     "job_message": Endpoint("POST", "/job/{job}/message", "unverified", "write a job message"),
     "bulk_message": Endpoint("POST", "/job/{job}/message/bulk", "unverified", "write many job messages"),
 }
+
+
+def table() -> str:
+    """The table as Markdown; `docs/platform.md` holds what this gives (`python -m libsafe_nb.endpoints`)."""
+    rows = [f"| `{each.method} {each.path}` | {each.does} | {each.verified} |" for each in ENDPOINTS.values()]
+    return "\n".join(["| call | does | known from |", "|---|---|---|", *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from libsafe_nb import settings
+from libsafe_nb import endpoints, settings
 from libsafe_nb.cli import cli
 
 ROOT = Path(__file__).parent.parent
@@ -42,3 +42,10 @@ def test_modules_named_in_the_journey_exist():
 
     for name in re.findall(r"`(\w+\.py)`", page):
         assert (ROOT / "libsafe_nb" / name).exists(), name
+
+
+def test_the_table_of_calls_is_the_one_in_the_code():
+    page = (ROOT / "docs" / "platform.md").read_text()
+    start = page.index("-->\n") + 4
+
+    assert page[start : page.index("<!-- end -->")] == endpoints.table()
