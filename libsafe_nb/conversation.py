@@ -1,9 +1,8 @@
 """
 The conversation with one kernel: requests, replies and outputs, and every way in which it can end.
 
-nbclient's `NotebookClient` understands the messages (display updates, `clear_output`, widgets); the rest is ours:
-one task reads replies, one reads outputs, and whatever ends a run early (the kernel's death, its silent heartbeat, a
-deadline, a cancel) sets one future that every wait also waits for. Runs in one event loop, in one thread; any number
+One task reads replies, one reads outputs and hands them to the front end, and whatever ends a run early (the kernel's
+death, its silent heartbeat, a deadline, a cancel) sets one future that every wait also waits for. Runs in one event loop, in one thread; any number
 of conversations may go on in other threads.
 """
 
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
@@ -22,35 +20,29 @@ from typing import Any
 import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionComplete
 from nbformat import NotebookNode
-from nbformat.v4 import output_from_msg
 
-from libsafe_nb import kernels, outputs
+from libsafe_nb import kernels
 from libsafe_nb.account import Account, cell_id
 from libsafe_nb.errors import LibsafeError
 from libsafe_nb.execution import CellState, CellStatus, Execution, RunStatus
+from libsafe_nb.frontend import FrontEnd
 from libsafe_nb.kernels import Kernel, KernelSpec
 from libsafe_nb.saving import Saver
 
+SKIP_TAG = "skip-execution"
+
 RECONNECT = 5
 """Milliseconds between two attempts to reach a socket that the starting kernel has not made yet."""
+
+QUEUE = 8
+"""Messages that wait on our side at most, each as large as an output may be."""
 
 QUIET = 0.05
 """Seconds without an output after which a dead kernel's outputs are all in."""
 
 LOST = 4.0
 """Seconds of silence after a cell's reply, after which its end marker on the output channel is given up."""
-
-
-_FIELDS = {
-    "display_data": ("data", "metadata"),
-    "update_display_data": ("data", "metadata"),
-    "execute_result": ("data", "metadata", "execution_count"),
-    "error": ("ename", "evalue", "traceback"),
-}
-"""What the filter sees of each kind of message."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ class Stop:
     message: str
 
 
-class Conversation(NotebookClient):
+class Conversation:
     """
     Executes the cells of `nb` in order, in a kernel of `spec`.
 
@@ -90,23 +82,19 @@ class Conversation(NotebookClient):
         show: Callable[[NotebookNode], None],
         log: logging.Logger,
     ) -> None:
-        super().__init__(nb, kernel_name=spec.name, log=log)
+        self._nb = nb
         self._spec = spec
         self._execution = execution
         self._limits = execution.limits
         self._account = account
         self._saver = saver
         self._tell = tell
-        self._show = show
-        self._budget = outputs.Budget(self._limits.notebook_output)
-        self._shelves: dict[int, outputs.CellOutputs] = {}
-        self._displayed: dict[str, list[tuple[int, outputs.Rich]]] = {}
-        self._places: dict[str, int] = {}
+        self._log = log
+        self._front = FrontEnd(
+            nb, execution.limits, account, output_filter=execution.output_filter, show=show, log=log
+        )
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._idle: dict[str, asyncio.Future[None]] = {}
-        self._streaming: dict[int, str] = {}
-        self._touched: set[int] = set()
-        self._widget_sizes: dict[tuple[str, str | int], int] = {}
         self._heard = 0
         self._fault: BaseException | None = None
 
@@ -147,7 +135,7 @@ class Conversation(NotebookClient):
                 return await self._converse(kernel)
         finally:
             self._execution.watch(None)
-            self._render()
+            self._front.render()
 
     async def _converse(self, kernel: Kernel) -> Verdict:
         """Connect, do everything, and disconnect; the kernel's process is ended by the caller."""
@@ -155,10 +143,13 @@ class Conversation(NotebookClient):
         self._kernel = kernel
         self._account.kernel = {"name": self._spec.name, "language": self._spec.language, "pid": kernel.pid}
         context = zmq.asyncio.Context()
-        # Defaults for all sockets of the context. Nothing is dropped on our side, however fast the kernel prints.
+        # Defaults for all sockets of the context. A kernel whose streams are ours waits when we fall behind; any other
+        # would drop messages, so that there nothing bounds our queue but our speed.
         context.setsockopt(zmq.RECONNECT_IVL, RECONNECT)
-        context.setsockopt(zmq.RCVHWM, 0)
-        self.kc = self._client = client = AsyncKernelClient(
+        # Else ending the context waits for ever on what a stopped kernel never took.
+        context.setsockopt(zmq.LINGER, 0)
+        context.setsockopt(zmq.RCVHWM, QUEUE if self._waits_for_us else 0)
+        self._front.kc = self._client = client = AsyncKernelClient(
             context=context,
             transport="ipc",
             ip=str(kernel.folder / "k"),
@@ -192,14 +183,14 @@ class Conversation(NotebookClient):
             await asyncio.gather(*tasks, return_exceptions=True)
             client.stop_channels()
             context.destroy(linger=0)
-            self.kc = None
+            self._front.kc = None
 
     async def _execute_all(self) -> Verdict:
         stop = await self._until(self._ready(), self._limits.startup_timeout)
         if stop is not None:
             return self._not_started(stop)
         silent_before = self._place_of_silent_step()
-        for index, cell in enumerate(self.nb.cells):
+        for index, cell in enumerate(self._nb.cells):
             if index == silent_before:
                 failure = await self._silent_step()
                 if failure is not None:
@@ -207,7 +198,7 @@ class Conversation(NotebookClient):
             if cell.cell_type != "code" or not cell.source.strip():
                 self._account.passed(index)
                 continue
-            if self.skip_cells_with_tag in cell.metadata.get("tags", []):
+            if SKIP_TAG in cell.metadata.get("tags", []):
                 self._tell(self._account.cell_ended(index, "skipped"))
                 continue
             if self._stop.done():
@@ -215,8 +206,12 @@ class Conversation(NotebookClient):
             verdict = await self._execute(cell, index)
             if verdict is not None:
                 return verdict
-        self._finish()
+        self._front.finish()
         return Verdict("completed")
+
+    @property
+    def _waits_for_us(self) -> bool:
+        return self._spec.ipykernel and self._execution.extension is not None
 
     async def _ready(self) -> None:
         """Wait until the kernel answers, and until its outputs reach us as well."""
@@ -234,7 +229,7 @@ class Conversation(NotebookClient):
         self._answering.set()
         language = info.get("language_info", {})
         if language:
-            self.nb.metadata["language_info"] = NotebookNode(language)
+            self._nb.metadata["language_info"] = NotebookNode(language)
         self._account.kernel.update(
             language=language.get("name", self._spec.language),
             language_version=language.get("version"),
@@ -242,14 +237,14 @@ class Conversation(NotebookClient):
         )
 
     def _place_of_silent_step(self) -> int | None:
-        """Return the index of the cell before which the silent step is made; the number of cells for the end."""
+        """Return the index of the cell before which the silent step is made; behind the last cell it is not made."""
         if self._execution.after_parameters is None:
             return None
         for tag in ("injected-parameters", "parameters"):
-            for index, cell in enumerate(self.nb.cells):
+            for index, cell in enumerate(self._nb.cells):
                 if tag in cell.metadata.get("tags", []):
                     return index + 1
-        code = (index for index, cell in enumerate(self.nb.cells) if cell.cell_type == "code")
+        code = (index for index, cell in enumerate(self._nb.cells) if cell.cell_type == "code")
         return next(code, None)
 
     async def _silent_step(self) -> Verdict | None:
@@ -267,20 +262,18 @@ class Conversation(NotebookClient):
         content = waiting.result()["content"]
         if content["status"] == "ok":
             return None
-        told = self._filtered_error(content, "")
-        message = f"the silent step after the parameters failed: {told['ename']}: {told['evalue']}"
+        kind, text = self._front.error(content, "")
+        message = f"the silent step after the parameters failed: {kind}: {text}"
         return Verdict("errored", "after-parameters", _error("ExecutionError", message))
 
     async def _execute(self, cell: NotebookNode, index: int) -> Verdict | None:
         """Execute a cell; return how the run ended if it ended there."""
-        cell.metadata["execution"] = NotebookNode()
-        self._shelves[index] = outputs.CellOutputs(self._limits.cell_output, self._budget)
         self._tell(self._account.cell_started(index))
         self._save()
         message = self._client.execute(
             cell.source, store_history=True, allow_stdin=False, stop_on_error=False
         )
-        self._places[message] = index
+        self._front.begin(index, message)
         waiting = asyncio.ensure_future(self._replied_and_idle(message, cell))
         stop = await self._until(waiting, self._limits.cell_timeout)
         if stop is None:
@@ -310,12 +303,12 @@ class Conversation(NotebookClient):
             self._cell_ended(index, "exited", "exit-zero")
             return self._left_early()
         cause = "exit-nonzero" if exits else "cell-error"
-        told = self._filtered_error(reply, cell_id(cell, index))
         self._cell_ended(index, "failed", cause)
-        return Verdict("failed", cause, _error(told["ename"], told["evalue"], cell_id(cell, index)))
+        place = cell_id(cell, index)
+        return Verdict("failed", cause, _error(*self._front.error(reply, place), place))
 
     def _left_early(self) -> Verdict:
-        self._finish()
+        self._front.finish()
         return Verdict("completed", "exit-zero")
 
     async def _broken_off(
@@ -323,7 +316,7 @@ class Conversation(NotebookClient):
     ) -> Verdict:
         """Interrupt the cell if the kernel still lives, else or then kill it, and say what became of the cell."""
         # What was printed so far is on disk before anything else is tried.
-        self._render()
+        self._front.render()
         self._save(urgent=True)
         obeyed = False
         if waiting is not None and not self._died.is_set() and stop.cause not in ("kernel-hung", "internal"):
@@ -338,9 +331,9 @@ class Conversation(NotebookClient):
             await asyncio.gather(waiting, return_exceptions=True)
         place = None
         if running is not None:
-            place = cell_id(self.nb.cells[running], running)
+            place = cell_id(self._nb.cells[running], running)
             self._cell_ended(running, _cell_status(stop.cause, obeyed), stop.cause)
-        self._finish()
+        self._front.finish()
         return self._stopped(Stop(stop.cause, message), place)
 
     async def _interrupt(self, waiting: asyncio.Future[Any]) -> bool:
@@ -384,7 +377,7 @@ class Conversation(NotebookClient):
         words = self._kernel.last_words
         last = words.splitlines()[-1][-500:] if words else ""
         if last:
-            last = self._filtered_text(last)
+            last = self._front.text(last)
         return f"{what}{ended} ({self._spec.name})" + (f": {last}" if last else "")
 
     # ------------------------------------------------------------- waiting
@@ -447,7 +440,8 @@ class Conversation(NotebookClient):
         """Wait for the reply to a message that was just sent."""
         reply = self._replies[message] = asyncio.get_running_loop().create_future()
         try:
-            return await reply
+            answer: dict[str, Any] = await reply
+            return answer
         finally:
             del self._replies[message]
 
@@ -459,7 +453,7 @@ class Conversation(NotebookClient):
             heard = self._heard
             await asyncio.wait({idle}, timeout=LOST)
             if not idle.done() and heard == self._heard:
-                self.log.warning(
+                self._log.warning(
                     "cell %s: the kernel did not say that its outputs are complete", cell.get("id")
                 )
                 break
@@ -476,7 +470,7 @@ class Conversation(NotebookClient):
 
     async def _shut_down(self, grace: float) -> None:
         """Let the kernel end by itself, with its `atexit` functions, within the grace."""
-        if self._died.is_set():
+        if self._died.is_set() or self._kernel.exit_code is not None:
             return
         self._client.shutdown()
         with contextlib.suppress(asyncio.TimeoutError):
@@ -499,7 +493,9 @@ class Conversation(NotebookClient):
             _, frames = session.feed_identities(await socket.recv_multipart())
             message = session.deserialize(frames)
             self._heard += 1
-            self._take(message)
+            complete = self._idle.get(self._front.take(message) or "")
+            if complete is not None and not complete.done():
+                complete.set_result(None)
             if self._heard % 8 == 0:
                 # A socket with messages waiting never gives way by itself.
                 await asyncio.sleep(0)
@@ -533,187 +529,18 @@ class Conversation(NotebookClient):
     async def _autosave(self) -> None:
         while True:
             await asyncio.sleep(0.5)
-            if self._touched:
+            if self._front.changed:
                 self._save()
 
-    # ------------------------------------------------------------- outputs
-
-    def _take(self, message: dict[str, Any]) -> None:
-        """Take in one message of the output channel; those of the silent step, or of no cell, are not kept."""
-        parent = message["parent_header"].get("msg_id")
-        index = self._places.get(parent)
-        if index is None:
-            return
-        kind, content = message["msg_type"], message["content"]
-        if kind == "stream":
-            content["text"] = _sane(content["text"])
-            self._take_stream(message, index)
-            return
-        if kind not in ("status", "execute_input"):
-            # Outputs stay in their order, so nothing is held back across a rich one.
-            self._flush(index)
-            self._touched.add(index)
-            if not self._filter(message, index):
-                return
-        try:
-            self.process_message(message, self.nb.cells[index], index)
-        except CellExecutionComplete:
-            idle = self._idle.get(parent)
-            if idle is not None and not idle.done():
-                idle.set_result(None)
-
-    def _take_stream(self, message: dict[str, Any], index: int) -> None:
-        content = message["content"]
-        if self._streaming.get(index, content["name"]) != content["name"]:
-            self._flush(index)
-        self._streaming[index] = content["name"]
-        if self._execution.output_filter is not None:
-            content["text"] = self._execution.output_filter.stream(
-                self._id(index), content["name"], content["text"]
-            )
-        if not content["text"]:
-            return
-        if self.output_hook_stack.get(message["parent_header"]["msg_id"]):
-            self.output([], message, None, index)
-        else:
-            self._keep_stream(index, content["name"], content["text"])
-
-    def _keep_stream(self, index: int, name: str, text: str) -> None:
-        self._touched.add(index)
-        self._shelves[index].stream(name, text)
-        self._show(NotebookNode(output_type="stream", name=name, text=text))
-
-    def _flush(self, index: int) -> None:
-        """Keep what the filter held back of a cell's streams."""
-        if self._streaming.pop(index, None) is None or self._execution.output_filter is None:
-            return
-        for name, text in self._execution.output_filter.end_cell(self._id(index)):
-            if text:
-                self._keep_stream(index, name, text)
-
-    def _filter(self, message: dict[str, Any], index: int) -> bool:
-        """Have the filter see a rich output, an error or a widget's state; return whether anything is left of it."""
-        content = message["content"]
-        if self._execution.output_filter is None:
-            return True
-        if message["msg_type"].startswith("comm"):
-            node = NotebookNode(
-                output_type="display_data", data={"application/json": content.get("data", {})}, metadata={}
-            )
-            kept = self._execution.output_filter.output(self._id(index), node)
-            if kept is not None:
-                content["data"] = kept["data"]["application/json"]
-            return kept is not None
-        fields = _FIELDS.get(message["msg_type"])
-        if fields is None:
-            return True
-        kind = "display_data" if message["msg_type"] == "update_display_data" else message["msg_type"]
-        node = NotebookNode(output_type=kind, **{name: content.get(name) for name in fields})
-        kept = self._execution.output_filter.output(self._id(index), node)
-        if kept is not None:
-            content.update({name: kept[name] for name in fields})
-        return kept is not None
-
-    def output(
-        self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int
-    ) -> NotebookNode | None:
-        """Keep an output that is not a plain stream; called by nbclient's `process_message`."""
-        hooks = self.output_hook_stack.get(msg["parent_header"].get("msg_id"))
-        if hooks:
-            if self._widget_room(("output", cell_index), len(json.dumps(msg["content"])), grows=True):
-                hooks[-1].output(outs, msg, display_id, cell_index)
-            return None
-        try:
-            node = output_from_msg(msg)
-        except ValueError:
-            self.log.debug("a message of type %s is not an output", msg["msg_type"])
-            return None
-        kept = self._shelves[cell_index].add(node)
-        if display_id:
-            self._displayed.setdefault(display_id, []).append((cell_index, kept))
-        self._show(kept.node)
-        return kept.node
-
-    def clear_output(self, outs: list[NotebookNode], msg: dict[str, Any], cell_index: int) -> None:
-        hooks = self.output_hook_stack.get(msg["parent_header"].get("msg_id"))
-        if hooks:
-            hooks[-1].clear_output(outs, msg, cell_index)
-        else:
-            self._shelves[cell_index].clear(wait=bool(msg["content"].get("wait")))
-
-    def handle_comm_msg(self, outs: list[NotebookNode], msg: dict[str, Any], cell_index: int) -> None:
-        """Follow a widget's state, within what the notebook may store."""
-        content = msg["content"]
-        data = content.setdefault("data", {})
-        for name, value in dict(data.get("state") or {}).items():
-            if not self._widget_room((content["comm_id"], name), len(json.dumps(value))):
-                del data["state"][name]
-        super().handle_comm_msg(outs, msg, cell_index)
-
-    def _widget_room(self, key: tuple[str, str | int], size: int, *, grows: bool = False) -> bool:
-        """Account for a widget's value (or for more of one) and return whether it may be stored."""
-        before = self._widget_sizes.get(key, 0)
-        after = before + size if grows else size
-        if after - before > self._budget.left or (grows and after > self._limits.cell_output):
-            return False
-        self._budget.used += after - before
-        self._widget_sizes[key] = after
-        return True
-
-    def _update_display_id(self, display_id: str, msg: dict[str, Any]) -> None:
-        """Give what was displayed under an id its new content, in whichever cells it stands."""
-        content = msg["content"]
-        for index, shown in self._displayed.get(display_id, ()):
-            self._touched.add(index)
-            self._shelves[index].replace(shown, content["data"], content.get("metadata", {}))
-
     def _cell_ended(self, index: int, status: CellStatus, cause: str | None = None) -> None:
-        self._flush(index)
-        self._touched.add(index)
-        self._render()
+        self._front.end(index)
         self._tell(self._account.cell_ended(index, status, cause))
         self._save(urgent=status not in ("completed", "expected-error"))
 
-    def _finish(self) -> None:
-        """Bring the notebook up to date."""
-        self.set_widgets_metadata()
-        self._render()
-
-    def _render(self) -> None:
-        """Put the outputs into the cells that got some since the last time."""
-        for index in self._touched:
-            shelf = self._shelves.get(index)
-            if shelf is not None:
-                self.nb.cells[index].outputs = shelf.render()
-                self._account.cut(index, shelf.describe_cut())
-        self._touched.clear()
-
     def _save(self, *, urgent: bool = False) -> None:
         if self._saver is not None and (urgent or self._saver.due):
-            self._render()
-            self._saver.try_save(self.nb)
-
-    def _filtered_error(self, reply: dict[str, Any], place: str) -> NotebookNode:
-        """Return name and text of an error as they may be told."""
-        node = NotebookNode(
-            output_type="error",
-            ename=str(reply.get("ename", "")),
-            evalue=str(reply.get("evalue", "")),
-            traceback=[],
-        )
-        if self._execution.output_filter is not None:
-            kept = self._execution.output_filter.output(place, node)
-            return kept if kept is not None else NotebookNode(ename=node.ename, evalue="(left out)")
-        return node
-
-    def _filtered_text(self, text: str) -> str:
-        if self._execution.output_filter is None:
-            return text
-        first = self._execution.output_filter.stream("", "stderr", text)
-        return first + "".join(rest for _, rest in self._execution.output_filter.end_cell(""))
-
-    def _id(self, index: int) -> str:
-        return cell_id(self.nb.cells[index], index)
+            self._front.render()
+            self._saver.try_save(self._nb)
 
 
 def _cell_status(cause: str, obeyed: bool) -> CellStatus:
@@ -725,8 +552,3 @@ def _cell_status(cause: str, obeyed: bool) -> CellStatus:
 
 def _error(kind: str, message: str, place: str | None = None) -> dict[str, str | None]:
     return {"type": kind, "message": message, "cell_id": place}
-
-
-def _sane(text: str) -> str:
-    """Replace half characters (lone surrogates), which no file in UTF-8 can hold."""
-    return text if text.isascii() else text.encode("utf-8", errors="replace").decode("utf-8")

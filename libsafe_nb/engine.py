@@ -45,7 +45,7 @@ class KernelDeath(KernelDied, DeadKernelError):
     """A kernel that died, for papermill's own program too, which then ends with its code 138."""
 
 
-class LibsafeEngine(Engine):  # type: ignore[misc]
+class LibsafeEngine(Engine):  # type: ignore[misc] # papermill is not typed
     """Registered as `libsafe` under papermill's entry points."""
 
     @classmethod
@@ -240,7 +240,7 @@ class Place:
             _AtomicHandler(self._name, self.local).register()
 
 
-class _AtomicHandler(LocalHandler):
+class _AtomicHandler(LocalHandler):  # type: ignore[misc] # papermill is not typed
     """
     Writes one local file once, atomically: papermill's last write, which would empty the good copy first.
 
@@ -280,7 +280,7 @@ class _AtomicHandler(LocalHandler):
         return others.get_handler(path)
 
 
-class _Excused(NotebookNode):  # type: ignore[misc]
+class _Excused(NotebookNode):
     """
     An error output that papermill must not raise for.
 
@@ -301,7 +301,8 @@ def _excuse_errors(nb: NotebookNode, outcome: Outcome) -> None:
         if state.status != "failed":
             cell = nb.cells[state.index]
             cell.outputs = [
-                _Excused(each) if each["output_type"] == "error" else each for each in cell.outputs
+                _Excused(each) if each["output_type"] == "error" else each  # type: ignore[no-untyped-call]
+                for each in cell.outputs
             ]
 
 

@@ -115,12 +115,12 @@ class OutputFilter(Protocol):
     """
     Sees every output before it is kept, saved or shown; used by one run, from one thread at a time.
 
-    Text of a stream comes in pieces as the kernel sent them. What might be the beginning of something to be filtered
-    may be held back: it is given out by a later `stream`, or by `end_cell`.
+    Text of streams comes in pieces as the kernel sent them. What might be the beginning of something to be filtered
+    may be held back: it is given out by a later `segments`, or by `end_cell`.
     """
 
-    def stream(self, cell_id: str, name: str, text: str) -> str:
-        """Return the text that may be kept now; `name` is `stdout` or `stderr`."""
+    def segments(self, cell_id: str, name: str, text: str) -> list[tuple[str, str]]:
+        """Return what may be kept now, as (name, text) in order; `name` is `stdout` or `stderr`."""
 
     def output(self, cell_id: str, output: NotebookNode) -> NotebookNode | None:
         """Return a rich output or error as it may be kept, or None to drop it. It may be changed in place."""
@@ -129,9 +129,11 @@ class OutputFilter(Protocol):
         """
         Give out what was held back, as (name, text).
 
-        Called at the end of a cell, and wherever the order of its outputs would suffer from holding back: before a
-        rich output, and when the cell turns from one stream to the other.
+        Called at the end of a cell and before each rich output, so that the order stays.
         """
+
+    def text(self, text: str) -> str:
+        """Return any other text, such as the last words of a kernel that died."""
 
 
 @dataclass(frozen=True)

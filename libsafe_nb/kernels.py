@@ -333,7 +333,11 @@ def _ipykernel_options(folder: Path, extension: str | None) -> list[str]:
         "--log-level=CRITICAL",
     ]
     if extension:
-        options += [f"--ext={extension}", "--InteractiveShellApp.reraise_ipython_extension_failures=True"]
+        options += [
+            f"--ext={extension}",
+            "--InteractiveShellApp.reraise_ipython_extension_failures=True",
+            "--IPKernelApp.outstream_class=libsafe_nb.streams.OutStream",
+        ]
     return options
 
 

@@ -182,6 +182,11 @@ class CellOutputs:
         item = self._fitted(output)
         self._items.append(item)
         self._grow(item.size)
+        if not item.kept:
+            # It pushed itself out: what was there before, and cannot move, takes the room.
+            notice = self._notice_for(output, item.size)
+            self._items.append(notice)
+            self._grow(notice.size)
         return item
 
     def replace(self, item: Rich, data: Any, metadata: Any) -> None:
@@ -266,20 +271,23 @@ class CellOutputs:
         """Split what is stored into the head, which stays, and the window."""
         excess = max(0, self._budget.used - self._budget.limit)
         limit = max(0, min(self._bound, self.size - excess))
-        room = limit // 2
-        self._window_limit = limit - room
+        room, self._window_limit = limit // 2, limit - limit // 2
         while self._items and len(self._head) < MAX_OUTPUTS // 2:
             item = self._items[0]
             if item.size > room:
                 if isinstance(item, Text):
-                    room -= self._split(item, room)
+                    self._split(item, room)
+                elif item.size <= room + self._window_limit and len(self._items) > 1:
+                    # What was shown first stays, and the window is smaller by what it takes.
+                    self._window_limit -= item.size - room
+                    self._head.append(self._items.popleft())
                 break
             self._head.append(self._items.popleft())
             room -= item.size
         self._frozen = True
         self._window = sum(item.size for item in self._items)
 
-    def _split(self, item: Text, room: int) -> int:
+    def _split(self, item: Text, room: int) -> None:
         """Move the first `room` bytes of a text to the head."""
         item.settle()
         head = Text(item.name)
@@ -293,7 +301,6 @@ class CellOutputs:
         item.size -= head.size
         if head.size:
             self._head.append(head)
-        return head.size
 
     def _slide(self) -> None:
         """Drop the oldest of the window until it fits."""
@@ -335,17 +342,19 @@ class CellOutputs:
         self._binary = self._binary or _holds_binary(output)
         if size <= min(self._window_limit if self._frozen else self._bound, self._budget.left + self.size):
             return Rich(output, size)
+        self.cut += size
+        self._left_out += 1
+        return self._notice_for(output, size)
+
+    def _notice_for(self, output: NotebookNode, size: int) -> Rich:
         digest = hashlib.sha256(json.dumps(output, sort_keys=True).encode()).hexdigest()
         kinds = ", ".join(sorted(output.get("data", {}))) or output["output_type"]
         text = (
             f"[libsafe-nb: an output of {size:,} bytes ({kinds}) was left out, over the bound of "
             f"{self._limit:,} bytes; sha256 of its JSON {digest}]"
         )
-        self.cut += size
-        self._left_out += 1
-        facts = {"left_out": size, "kinds": kinds, "sha256": digest}
-        notice = _notice(text, facts)
-        return Rich(notice, measure(notice))
+        node = _notice(text, {"left_out": size, "kinds": kinds, "sha256": digest})
+        return Rich(node, measure(node))
 
     def _marker(self) -> NotebookNode:
         wholes = {name: whole.describe() for name, whole in sorted(self._wholes.items())}

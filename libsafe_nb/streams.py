@@ -1,0 +1,76 @@
+"""
+stdout and stderr of our Python kernels: in pieces, and no faster than the runner takes them. Lives in the kernel.
+
+ipykernel sends what was printed within 0.2 s as one message, of any size, and drops messages when the reader falls
+behind. Both would make the runner's memory, or the truth of the record, depend on what a notebook prints.
+
+It also waits up to 10 s for a flush while its output thread is already gone, which delays the kernel's end by seconds
+in one of a few runs (ipykernel 7.4: the control thread flushes, and the main thread's `atexit` joins it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import zmq
+from ipykernel import iostream
+
+PIECE = 256 * 1024
+"""Characters in one message at most."""
+
+BACKLOG = 4 * 1024 * 1024
+"""Characters written and not sent, beyond which writing waits."""
+
+IN_FLIGHT = 64
+"""Messages in the kernel's output socket, beyond which sending waits."""
+
+
+class OutStream(iostream.OutStream):
+    """Given to ipykernel as `IPKernelApp.outstream_class`."""
+
+    def __init__(self, session: Any, pub_thread: Any, name: str, *args: Any, **options: Any) -> None:
+        super().__init__(session, pub_thread, name, *args, **options)  # type: ignore[no-untyped-call]
+        self._written = 0
+        # The socket belongs to its thread.
+        pub_thread.schedule(lambda: _wait_rather_than_drop(pub_thread.socket))
+
+    def write(self, string: str) -> int | None:  # type: ignore[override] # as in ipykernel
+        if not isinstance(string, str) or len(string) <= PIECE:
+            return self._write_piece(string)
+        for start in range(0, len(string), PIECE):
+            self._write_piece(string[start : start + PIECE])
+        return len(string)
+
+    def _write_piece(self, string: str) -> int | None:
+        written = super().write(string)
+        self._written += len(string)
+        if self._written > BACKLOG:
+            self.flush()
+        return written
+
+    def flush(self) -> None:
+        """Wait until all was sent, as long as there is a thread that sends."""
+        self._written = 0
+        thread = self.pub_thread.thread if self.pub_thread else None
+        if thread is None or not thread.is_alive() or thread is threading.current_thread():
+            self._flush()  # type: ignore[no-untyped-call]
+            return
+        self.pub_thread.schedule(self._flush)
+        sent = threading.Event()
+        self.pub_thread.schedule(sent.set)
+        while not sent.wait(0.02) and thread.is_alive():
+            pass
+
+    def _flush_buffers(self) -> Iterator[tuple[dict[str, Any], str]]:
+        for parent, text in super()._flush_buffers():  # type: ignore[no-untyped-call]
+            for start in range(0, len(text), PIECE):
+                yield parent, text[start : start + PIECE]
+
+
+def _wait_rather_than_drop(socket: Any) -> None:
+    with contextlib.suppress(zmq.ZMQError, AttributeError):
+        socket.setsockopt(zmq.SNDHWM, IN_FLIGHT)
+        socket.setsockopt(zmq.XPUB_NODROP, 1)
