@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from libsafe_nb.digest import digest as digest
+    from libsafe_nb.digests import digest as digest
     from libsafe_nb.models import Run as Run
     from libsafe_nb.payload import Payload as Payload
     from libsafe_nb.runner import run as run
@@ -20,7 +20,7 @@ __all__ = ["Payload", "Run", "digest", "load_ipython_extension", "local", "run"]
 _HOMES = {
     "Payload": "libsafe_nb.payload",
     "Run": "libsafe_nb.models",
-    "digest": "libsafe_nb.digest",
+    "digest": "libsafe_nb.digests",
     "run": "libsafe_nb.runner",
 }
 
@@ -29,7 +29,6 @@ def __getattr__(name: str) -> Any:
     if name == "local":
         return importlib.import_module("libsafe_nb.local")
     if name in _HOMES:
-        # `libsafe_nb.digest` is the function: importing its module would otherwise shadow it.
         value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value
         return value

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from libsafe_nb import s3wire
-from libsafe_nb.digest import digest
+from libsafe_nb.digests import digest
 from libsafe_nb.errors import ObjectNotFound, PreconditionFailed, UsageError
 from libsafe_nb.multipart import Upload
 from libsafe_nb.objects import ObjectInfo, ObjectVersion, Stored

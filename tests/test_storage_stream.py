@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from libsafe_nb import errors, objectstream
-from libsafe_nb.digest import digest
+from libsafe_nb.digests import digest
 from libsafe_nb.storage import Storage
 
 MIB = 1024 * 1024
