@@ -182,7 +182,7 @@ def basic_auth(user: str, value: str) -> str:
 
 def _fold_for(text: str) -> Fold:
     data = to_bytes(text)
-    for fold in (Fold.ALNUM, Fold.DENSE):
+    for fold in (Fold.ALNUM, Fold.WIDE, Fold.DENSE):
         if len(fold.apply(data)) >= MIN_FOLDED:
             return fold
     return Fold.EXACT

@@ -15,15 +15,17 @@ from __future__ import annotations
 import collections
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from libsafe_nb.redact.matching import SecretSet, Span, redact_pieces
+from libsafe_nb.redact.matching import SecretSet, Span
 from libsafe_nb.redact.values import Redaction, left_out, redact_value
 
 MOST_HELD = 64 * 1024
 """Characters held back at most, so that a stream that teases a form forever still flows."""
 
 _FEW = 6
+_PASSES = 4
 
 _Pieces = list[tuple[str, str]]
 """Texts with their stream's name, in the order in which they arrived."""
@@ -52,10 +54,11 @@ class LiveFilter:
     def segments(self, cell_id: str, name: str, text: str) -> _Pieces:
         """What may be appended to the streams now, in this order, given that `text` arrived on stream `name`."""
         pieces = _joined([*self._held.pop(cell_id, []), (name, text)])
-        ready, held = self._divided(cell_id, pieces)
-        if held:
-            self._held[cell_id] = held
-        return _joined(ready)
+        found, certain = self._read(pieces)
+        before, after = _cut(pieces, certain)
+        if after:
+            self._held[cell_id] = after
+        return self._redacted(cell_id, before, [each for each in found if each.end <= certain])
 
     def stream(self, cell_id: str, name: str, text: str) -> str:
         """What may be appended to stream `name` now."""
@@ -67,8 +70,8 @@ class LiveFilter:
 
     def flush(self, cell_id: str) -> _Pieces:
         """All that is held back or owed, because something else than text follows."""
-        pieces = self._held.pop(cell_id, [])
-        return _joined(self._owed.pop(cell_id, []) + self._redacted(cell_id, pieces))
+        held = self._held.pop(cell_id, [])
+        return _joined(self._owed.pop(cell_id, []) + self._redacted(cell_id, held, self._read(held)[0]))
 
     def end_cell(self, cell_id: str) -> _Pieces:
         """The remainders, because the cell has ended: `(stream, text)` in order."""
@@ -99,55 +102,128 @@ class LiveFilter:
     def _count(self, cell_id: str | None, where: str, span: Span) -> None:
         self._counts[cell_id, where, span.form, span.secret] += 1
 
-    def _divided(self, cell_id: str, pieces: _Pieces) -> tuple[_Pieces, _Pieces]:
-        """What is certain of the pieces, redacted, and the end of them that is not."""
-        position, spans = self._certain(pieces)
-        length = sum(len(text) for _, text in pieces)
-        if length - position > MOST_HELD:
-            position = length
-        before, after = _cut(pieces, position)
-        # Nearly always there is nothing to replace, and the text is not looked through a second time.
-        return self._redacted(cell_id, before) if spans else before, after
+    def _read(self, pieces: _Pieces) -> tuple[list[_Found], int]:
+        """
+        The forms in the pieces, and how many characters are certain: no form goes on, or could, after them.
 
-    def _certain(self, pieces: _Pieces) -> tuple[int, int]:
-        """How many characters of the pieces no form covers that goes on, or could; and how many forms there are."""
-        certain, spans = self._closed([text for _, text in pieces])
-        last = pieces[-1][0] if pieces else ""
-        for name in {name for name, _ in pieces if len(pieces) > 1}:
-            own = [text if each == name else "" for each, text in pieces]
-            length, more = self._closed(own)
-            spans += more
-            end = "".join(own)[length:]
-            # One letter may always be the first of a form. Text of the other stream is not kept waiting for that.
-            if name == last or sum(map(str.isalnum, end)) >= _FEW:
-                certain = min(certain, _position(own, length, pieces))
-        return certain, spans
-
-    def _closed(self, parts: Iterable[str]) -> tuple[int, int]:
-        text = "".join(parts)
-        position, spans = self._secrets.open_end(text), self._secrets.find(text)
-        for span in spans:
-            # A form that reaches the end may go on, with its last characters or as a longer form.
-            if span.start < position and (span.end > position or span.end == len(text)):
-                position = span.start
-        return position, len(spans)
-
-    def _redacted(self, cell_id: str, pieces: _Pieces) -> _Pieces:
+        All streams are read together as they arrived, and each alone.
+        """
         names = sorted({name for name, _ in pieces})
-        texts = [text for _, text in pieces]
-        for name in names if len(names) > 1 else []:
-            own = [index for index, (each, _) in enumerate(pieces) if each == name]
-            clean, found = redact_pieces(self._secrets, [texts[index] for index in own])
-            for index, text in zip(own, clean, strict=True):
-                texts[index] = text
-            self._count_streams(cell_id, name, found)
-        texts, found = redact_pieces(self._secrets, texts)
-        self._count_streams(cell_id, "+".join(names), found)
-        return _joined((name, text) for (name, _), text in zip(pieces, texts, strict=True))
+        certain = length = sum(len(text) for _, text in pieces)
+        found: list[_Found] = []
+        for group in [names, *([name] for name in names if len(names) > 1)]:
+            reading = _Reading(pieces, group)
+            spans = self._secrets.find(reading.text)
+            found += [reading.found(span) for span in spans]
+            # A form that reaches the end may go on, with its last characters or as a longer form.
+            ends = [span.start for span in spans if span.end == len(reading.text)]
+            end = min([self._secrets.open_end(reading.text), *ends])
+            # One letter may always be the first of a form. Text of another stream is not kept waiting for that.
+            interrupted = group != names and group[0] != pieces[-1][0]
+            if end < len(reading.text) and not (interrupted and _is_little(reading.text[end:])):
+                certain = min(certain, reading.parts(end, end + 1)[0][0])
+        if length - certain > MOST_HELD:
+            return found, length
+        while crossing := [each.start for each in found if each.start < certain < each.end]:
+            certain = min(crossing)
+        return found, certain
 
-    def _count_streams(self, cell_id: str, name: str, found: list[Span]) -> None:
-        for span in found:
-            self._count(cell_id, name, span)
+    def _redacted(self, cell_id: str, pieces: _Pieces, found: list[_Found]) -> _Pieces:
+        for _ in range(_PASSES):
+            if not found:
+                break
+            pieces = self._without(cell_id, pieces, found)
+            found = self._read(pieces)[0]
+        return pieces
+
+    def _without(self, cell_id: str, pieces: _Pieces, found: list[_Found]) -> _Pieces:
+        """The pieces with each form replaced: its mark stands where it begins."""
+        cuts = _cuts(found)
+        for each in cuts:
+            if each.found:
+                self._count(cell_id, each.found.where, each.found.span)
+        clean: list[tuple[str, str]] = []
+        offset = 0
+        for name, text in pieces:
+            parts: list[str] = []
+            position = 0
+            for cut in cuts:
+                if offset <= cut.start < offset + len(text):
+                    parts += text[position : cut.start - offset], cut.found.span.mark if cut.found else ""
+                    position = cut.end - offset
+            clean.append((name, "".join([*parts, text[position:]])))
+            offset += len(text)
+        return _joined(clean)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A form, the places of its parts in all pieces together, in order, and the streams that they stand in."""
+
+    span: Span
+    parts: list[tuple[int, int]]
+    where: str
+
+    @property
+    def start(self) -> int:
+        return self.parts[0][0]
+
+    @property
+    def end(self) -> int:
+        return self.parts[-1][1]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A part of one piece that goes, and the form that begins with it, if one does."""
+
+    start: int
+    end: int
+    found: _Found | None
+
+
+class _Reading:
+    """Some of the streams as one text that knows where each character stands in all pieces together."""
+
+    def __init__(self, pieces: _Pieces, names: list[str]) -> None:
+        self._places: list[tuple[int, int, int, str]] = []
+        texts: list[str] = []
+        own = position = 0
+        for name, text in pieces:
+            if name in names:
+                self._places.append((own, own + len(text), position - own, name))
+                texts.append(text)
+                own += len(text)
+            position += len(text)
+        self.text = "".join(texts)
+
+    def found(self, span: Span) -> _Found:
+        streams = {name for first, last, _, name in self._places if first < span.end and span.start < last}
+        return _Found(span, self.parts(span.start, span.end), "+".join(sorted(streams)))
+
+    def parts(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Where characters `start` to `end` of this text stand."""
+        return [
+            (max(start, first) + shift, min(end, last) + shift)
+            for first, last, shift, _ in self._places
+            if first < end and start < last
+        ]
+
+
+def _cuts(found: list[_Found]) -> list[_Cut]:
+    """The parts of all forms in order; those that overlap, since several readings show them, as one with one mark."""
+    cuts: list[_Cut] = []
+    places = [_Cut(*part, each if part is each.parts[0] else None) for each in found for part in each.parts]
+    for cut in sorted(places, key=lambda cut: (cut.start, cut.found is not None)):
+        if cuts and cut.start < cuts[-1].end:
+            cuts[-1] = _Cut(cuts[-1].start, max(cut.end, cuts[-1].end), cuts[-1].found)
+        else:
+            cuts.append(cut)
+    return cuts
+
+
+def _is_little(text: str) -> bool:
+    return sum(map(str.isalnum, text)) < _FEW
 
 
 def _joined(pieces: Iterable[tuple[str, str]]) -> _Pieces:
@@ -168,14 +244,3 @@ def _cut(pieces: _Pieces, position: int) -> tuple[_Pieces, _Pieces]:
         after.append((name, text[position:]))
         position = max(0, position - len(text))
     return _joined(before), _joined(after)
-
-
-def _position(own: list[str], length: int, pieces: _Pieces) -> int:
-    """Where, in all pieces together, the character number `length` of one stream's own text stands."""
-    position = 0
-    for mine, (_, text) in zip(own, pieces, strict=True):
-        if mine and length < len(mine):
-            return position + length
-        length -= len(mine)
-        position += len(text)
-    return position

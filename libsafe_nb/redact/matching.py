@@ -60,6 +60,7 @@ class SecretSet:
     def __init__(self, secrets: Iterable[Secret] = ()) -> None:
         self.secrets = tuple(secrets)
         self._values = [(secret.reveal(), secret.name) for secret in self.secrets]
+        self._beyond_ascii = not all(value.isascii() for value, _ in self._values)
         found = [probe for secret in self.secrets for probe in probes(secret)]
         self._probes = {fold: [probe for probe in found if probe.fold is fold] for fold in Fold}
         self._folds = [fold for fold in Fold if self._probes[fold]]
@@ -68,9 +69,7 @@ class SecretSet:
         short = _GRAM * self._stride + _GRAM - 1
         self._sampled = [needle for needle in self._needles[Fold.ALNUM] if len(needle) >= short]
         self._direct = [needle for needle in self._needles[Fold.ALNUM] if len(needle) < short]
-        self._endings = {fold: _Endings(probe.needle for probe in self._probes[fold]) for fold in Fold}
-        own = [probe.needle for probe in self._probes[Fold.ALNUM]]
-        self._endings[Fold.ALNUM] = _Endings([*own, *derived.BEGINNINGS])
+        self._endings = {fold: _Endings(_beginnings(self._probes[fold], fold)) for fold in Fold}
         self._leads = tuple(
             {probe.lead[:length] for probe in found for length in range(1, len(probe.lead) + 1)}
         )
@@ -94,7 +93,7 @@ class SecretSet:
             needle in folded for needle in self._sampled
         ):
             return True
-        for fold in (Fold.DENSE, Fold.EXACT):
+        for fold in (Fold.WIDE, Fold.DENSE, Fold.EXACT):
             if self._needles[fold]:
                 folded = fold.apply(data)
                 if any(needle in folded for needle in self._needles[fold]):
@@ -106,7 +105,7 @@ class SecretSet:
         if self.suspects(to_bytes(text)):
             return True
         read = plain(text) if has_escapes(text) else text
-        if self._needles[Fold.DENSE] and not text.isascii():
+        if (self._needles[Fold.WIDE] or self._needles[Fold.DENSE]) and not read.isascii():
             read = INVISIBLE.sub("", read)
         return read is not text and read != text and self.suspects(to_bytes(read))
 
@@ -123,8 +122,15 @@ class SecretSet:
         return _merged(found)
 
     def find_bytes(self, data: bytes) -> list[Span]:
-        """`find` in bytes of any kind; the positions are those of characters, not of bytes."""
-        return self.find(to_text(data)) if self.suspects(data) else []
+        """`find` in bytes of any kind; the positions are those of characters in one reading of the bytes."""
+        found = self.find(to_text(data)) if self.suspects(data) else []
+        if found:
+            return found
+        # UTF-16 of ASCII shows once its zero bytes are folded away, that of other letters does not.
+        for encoding in ("utf-16-le", "utf-16-be") if self._beyond_ascii else ():
+            for offset in (0, 1):
+                found += self.find(data[offset:].decode(encoding, "ignore"))
+        return found
 
     def redact(self, text: str) -> tuple[str, list[Span]]:
         """The text with each form replaced by its mark, and what was replaced; the same text if there was none."""
@@ -149,25 +155,26 @@ class SecretSet:
         """
         offset = max(0, len(text) - self.reach)
         tail = text[offset:]
-        begin = min(unfinished(tail), len(tail))
+        begin = cut = unfinished(tail)
         # What is cut off may belong to a form that began before it, so the part before is looked at as well.
-        for part in {tail, tail[:begin]}:
-            begin = min(begin, self._open_end(part))
+        for part in {tail, tail[:cut]}:
+            for view in views(part) if has_escapes(part) or not part.isascii() else [View(part)]:
+                first = self._open_end(view.text)
+                if first < len(view.text):
+                    begin = min(begin, view.span(first, first + 1)[0])
         folded = Fold.ALNUM.apply(to_bytes(tail))
         if any(clue in folded for clue in derived.CLUES):
             begin = min(begin, derived.unfinished(tail))
         return offset + begin
 
     def _open_end(self, text: str) -> int:
-        begin = len(text)
-        for view in views(text) if has_escapes(text) or not text.isascii() else [View(text)]:
-            for fold in {*self._folds, Fold.ALNUM}:
-                start = self._endings[fold].start(view.text, fold)
-                if start < len(view.text):
-                    begin = min(begin, view.span(start, start + 1)[0])
-        if self._leads and text.endswith(self._leads):
-            begin = min(begin, len(text) - max(len(lead) for lead in self._leads if text.endswith(lead)))
-        return begin
+        cut = unfinished(text)
+        starts = [cut]
+        for part in {text, text[:cut]}:
+            starts += [self._endings[fold].start(part, fold) for fold in {*self._folds, Fold.ALNUM}]
+            if self._leads and part.endswith(self._leads):
+                starts.append(len(part) - max(len(lead) for lead in self._leads if part.endswith(lead)))
+        return min(starts)
 
     def _windows(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
         """Parts of the text, each with a form in it or the whole of what may be one."""
@@ -285,12 +292,24 @@ def redact_pieces(
     return clean, spans
 
 
+def _beginnings(found: list[Probe], fold: Fold) -> Iterator[bytes]:
+    """The needles, those of base64 also with each character that may stand before and hold a part of the secret."""
+    if fold is Fold.ALNUM:
+        yield from derived.BEGINNINGS
+    for probe in found:
+        for before in ("", *probe.edges[0]):
+            yield fold.apply(to_bytes(before)) + probe.needle
+
+
 def _least(found: list[Probe], wanted: Fold) -> list[bytes]:
     """The needles to ask for first: those of the probes that this fold leaves long enough, none holding another."""
     needles: set[bytes] = set()
     for probe in found:
         data = to_bytes(probe.text)
-        fold = next((fold for fold in (Fold.ALNUM, Fold.DENSE) if len(fold.apply(data)) >= _GRAM), Fold.EXACT)
+        fold = next(
+            (fold for fold in (Fold.ALNUM, Fold.WIDE, Fold.DENSE) if len(fold.apply(data)) >= _GRAM),
+            Fold.EXACT,
+        )
         if fold is wanted:
             needles.add(fold.apply(data))
     least: list[bytes] = []

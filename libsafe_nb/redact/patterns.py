@@ -49,10 +49,10 @@ _SENTENCES = {
     "token": "an access token stands in the text",
 }
 
-_NAME = r"[A-Za-z0-9_.\-]*(?:key|token|secret|passw(?:or)?d|passphrase|pwd|credential|apikey)[A-Za-z0-9_\-]*"
+# Bounded, and tried at the beginning of a word only: outputs hold words of a million characters.
+_NAME = r"(?<![A-Za-z0-9_.\-])[A-Za-z_][A-Za-z0-9_.\-]{0,80}"
 _ASSIGNED = re.compile(
-    rf"""(?P<name>{_NAME})\\*["']?\]?(?:\s*:\s*str)?\s*(?:=|:|,)\s*[rbfuRBFU]{{0,2}}\\*(?P<quote>["'])(?P<value>[^"'\\\n]{{8,1024}})(?P=quote)?""",
-    re.IGNORECASE,
+    rf"""(?P<name>{_NAME})\\*["']?\]?(?:\s*:\s*str)?\s*(?:=|:|,)\s*[rbfuRBFU]{{0,2}}\\*(?P<quote>["'])(?P<value>[^"'\\\n]{{8,1024}})(?P=quote)?"""
 )
 _PLATFORM = re.compile(r"key_(?:user|root)$", re.IGNORECASE)
 _SHAPES = (
@@ -72,12 +72,30 @@ _SHAPES = (
         ),
     ),
 )
-_STAND_IN = re.compile(
-    r"[<{\[$%]|\.\.\.|…|\*{3}|x{4}|\b(?:your|my|example|sample|dummy|change|placeholder|insert|redacted|secret)\b|(?:^|_)(?:your|example|here)(?:_|$)",
-    re.IGNORECASE,
+_TEMPLATE = re.compile(r"<[^>]*>|\$?\{.*\}|%\(?\w*\)?s|\[redacted:[^\]]*\]|\.+|…+|\*+|[xX]+")
+"""Values that are none: to be filled in, or taken out."""
+_KEY_WORDS = frozenset(
+    [
+        "key",
+        "keys",
+        "apikey",
+        "accesskey",
+        "secretkey",
+        "privatekey",
+        "token",
+        "secret",
+        "password",
+        "passwd",
+        "passphrase",
+        "pwd",
+        "credential",
+        "credentials",
+    ]
 )
+_PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 _WORDS = re.compile(r"[a-z]+(?:[ _./:-][a-z]+)*|[A-Z]+(?:[ _./:-][A-Z]+)*|[A-Z]?[a-z]+(?:[A-Z][a-z]+)*")
-_MIN_ENTROPY = 3.0
+_MIN_ENTROPY = 2.75
+"""Bits a character. Words have 3 to 4 as well, and are told apart by their letters; a repeated password has 2.8."""
 
 
 def find_pasted_keys(text: str) -> list[PastedKey]:
@@ -85,8 +103,8 @@ def find_pasted_keys(text: str) -> list[PastedKey]:
     Where keys stand in a notebook's source or output text, in order.
 
     Found are values of `key_user` and `key_root`, random-looking values of names like key, token, secret or password,
-    and the known shapes of AWS keys, login headers, private keys, presigned URLs and access tokens. Stand-ins such as
-    `<your key>` and the values of `SAMPLE_VALUES` are not.
+    and the known shapes of AWS keys, login headers, private keys, presigned URLs and access tokens. Templates such as
+    `<key>` and the values of `SAMPLE_VALUES` are not.
     """
     found: dict[int, PastedKey] = {}
     for start, kind, name in _candidates(text):
@@ -99,11 +117,11 @@ def find_pasted_keys(text: str) -> list[PastedKey]:
 def _candidates(text: str) -> Iterator[tuple[int, str, str]]:
     for match in _ASSIGNED.finditer(text):
         value, name = match["value"], match["name"].strip(".-")
-        if value in SAMPLE_VALUES or _STAND_IN.search(value):
+        if value in SAMPLE_VALUES or _TEMPLATE.fullmatch(value):
             continue
         if _PLATFORM.search(name):
             yield match.start("value"), "platform-key", name
-        elif _is_random(value):
+        elif _names_a_key(name) and _is_random(value):
             yield match.start("value"), "literal", name
     for kind, shape in _SHAPES:
         for match in shape.finditer(text):
@@ -112,8 +130,12 @@ def _candidates(text: str) -> Iterator[tuple[int, str, str]]:
                 yield match.start("value") if "value" in match.groupdict() else match.start(), kind, ""
 
 
+def _names_a_key(name: str) -> bool:
+    return any(part.lower() in _KEY_WORDS for part in _PARTS.findall(name))
+
+
 def _is_random(value: str) -> bool:
-    """Whether a value is no words and has the spread of characters of a key: 3 bits a character and more."""
+    """Whether a value is no words and has the spread of characters of a key."""
     if _WORDS.fullmatch(value) or " " in value:
         return False
     counts = Counter(value)

@@ -32,6 +32,8 @@ class Fold(enum.Enum):
     """All of it."""
     DENSE = "dense"
     """All but white space, control characters, quotes, commas and backslashes: for keys of few letters and digits."""
+    WIDE = "wide"
+    """ASCII letters, in lower case, digits, and all beyond ASCII: for keys in other alphabets."""
     ALNUM = "alnum"
     """ASCII letters, in lower case, and digits. Separators, line ends, zero bytes and all else are gone."""
 
@@ -40,19 +42,19 @@ class Fold(enum.Enum):
             return data
         if self is Fold.DENSE:
             return data.translate(None, _BETWEEN)
-        return data.translate(_LOWER, _NOT_ALNUM)
+        return data.translate(_LOWER, _NOT_WIDE if self is Fold.WIDE else _NOT_ALNUM)
 
     def keeps(self, char: str) -> bool:
         """Whether anything of this character is left."""
         if self is Fold.EXACT:
             return True
-        code = ord(char)
-        return (
-            code > 127 or code not in _BETWEEN_CODES if self is Fold.DENSE else code < 128 and char.isalnum()
-        )
+        if not char.isascii():
+            return self is not Fold.ALNUM
+        return ord(char) not in _BETWEEN_CODES if self is Fold.DENSE else char.isalnum()
 
 
 _NOT_ALNUM = bytes(code for code in range(256) if code not in _ALNUM)
+_NOT_WIDE = bytes(code for code in _NOT_ALNUM if code < 128)
 _BETWEEN_CODES = frozenset(_BETWEEN)
 
 INVISIBLE = re.compile(

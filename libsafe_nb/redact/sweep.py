@@ -64,16 +64,17 @@ class Sweep:
 
     def text(self, text: str, where: str) -> tuple[str, list[Span]]:
         """One string without secrets, and what was replaced; a notice if it holds something undecidable."""
-        clean, found = self.secrets.redact(text)
-        wrapped = self.unwrapping.text(clean)
+        # A wrapping goes as a whole: with only the secret taken out of it, it would be damaged.
+        wrapped = self.unwrapping.text(text)
         reasons = [reason for each in wrapped for reason in each.findings.undecidable]
+        found = [
+            Span(each.start, each.end, *each.findings.secrets[0]) for each in wrapped if each.findings.secrets
+        ]
+        clean, more = self.secrets.redact(replace(text, _apart(found)) if found else text)
+        found += more
         if reasons:
             self._undecided.append((where, reasons[0]))
             return LEFT_OUT.format(reason=reasons[0]), found
-        if wrapped:
-            spans = [Span(each.start, each.end, *each.findings.secrets[0]) for each in wrapped]
-            clean = replace(clean, _apart(spans))
-            found += spans
         if "</" in clean:
             # Tags between the characters hide them from a search, not from a reader.
             behind = self.secrets.find(TAG.sub("", clean))

@@ -55,6 +55,7 @@ _HEADS = frozenset(
 
 _MOST_EMBEDDED = 64
 _HEX = b"0123456789abcdefABCDEF"
+_PRINTABLE = bytes(range(32, 127)) + b"\r\n\t"
 _RUN = re.compile(rb"[A-Za-z0-9+/_-]{20,}(?:\r?\n[ \t]*[A-Za-z0-9+/_-]+)*={0,2}")
 _LINE = re.compile(rb"[A-Za-z0-9+/_-]+")
 _IN_RUN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
@@ -132,9 +133,8 @@ class Unwrapping:
                 findings.undecidable += wrapped.findings.undecidable
 
     def _plain_sight(self, data: bytes) -> Iterator[tuple[str, str]]:
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
+        text = _as_text(data)
+        if text is None:
             found = self._secrets.find_bytes(data)
         else:
             found = self._secrets.find(text) or (
@@ -188,12 +188,18 @@ class Unwrapping:
     def _holds(self, runs: list[bytes], chain: tuple[str, ...]) -> bool:
         """Whether any of the runs is likely to hold something; the answer errs on the side of yes."""
         lines = [line for run in runs if b"\n" in run for line in run.split()]
-        together = b"\n".join([_base64(run) for run in runs + lines])
+        decoded = [_base64(run) for run in runs + lines]
+        together = b"\n".join(decoded)
+        texts = "\n".join(filter(None, map(_as_text, decoded)))
         digits = b"".join(
             [run for run in runs + lines if len(run) % 2 == 0 and not run.translate(None, _HEX)]
         )
         together += b"\n" + bytes.fromhex(digits.decode())
-        if self._secrets.suspects(together) or EMBEDDED.search(together):
+        if (
+            self._secrets.suspects(together)
+            or self._secrets.suspects_text(texts)
+            or EMBEDDED.search(together)
+        ):
             return True
         return len(chain) + 1 < self._max_depth and bool(self._runs(together, (*chain, "base64")))
 
@@ -262,6 +268,14 @@ def _decoded(run: bytes) -> list[tuple[str, bytes]]:
     if not whole.translate(None, _HEX):
         found.append(("hex", bytes.fromhex(whole[: len(whole) // 2 * 2].decode())))
     return found
+
+
+def _as_text(data: bytes) -> str | None:
+    """Data that are text, as text: in UTF-8, or in Latin-1 if most of it is ASCII; None if they are something else."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1") if len(data.translate(None, _PRINTABLE)) * 4 < len(data) else None
 
 
 def _base64(run: bytes) -> bytes:
