@@ -36,12 +36,11 @@ class Stored:
 
 @dataclass(frozen=True)
 class Deleted:
-    """An object's latest version is a delete marker; with `purged`, no version of it is left."""
+    """An object's latest version is a delete marker, or none of its versions is left."""
 
     container: int
     path: str
     at: int
-    purged: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,9 @@ class EventReader:
     """
     Turns the stream into changes; feed it as it comes, in any pieces.
 
-    `position` is the store's time (nanoseconds) of the last event read: continue from there.
+    `position` is the store's latest time (nanoseconds) read so far: continue from a little before it. Under
+    concurrent writes the times of neighbouring events are not in order, so none may be left out for being older,
+    and reading some again must do no harm.
     """
 
     def __init__(self, bucket: str, position: int = 0) -> None:
@@ -75,7 +76,7 @@ class EventReader:
         self._mimes: OrderedDict[str, str] = OrderedDict()
 
     def feed(self, data: bytes) -> list[Change]:
-        """The changes that are complete with these bytes; events at or before `position` are left out."""
+        """The changes that are complete with these bytes."""
         # Each event is one pretty-printed object, so only its last line is a lone brace.
         *texts, self._waiting = (self._waiting + data).split(b"\n}\n")
         changes: list[Change] = []
@@ -88,9 +89,9 @@ class EventReader:
     def _read(self, event: dict[str, Any], changes: list[Change]) -> None:
         at = int(event.get("tsNs") or 0)
         what = event.get("eventNotification") or {}
-        if at <= self.position or not what:
+        if not what:
             return
-        self.position = at
+        self.position = max(self.position, at)
         old, new = what.get("oldEntry"), what.get("newEntry")
         folder = (what.get("newParentPath") if new else None) or event["directory"]
         entry = new or old
@@ -133,7 +134,7 @@ class EventReader:
         version = _extended(new, "Seaweed-X-Amz-Latest-Version-Id")
         if version is None:
             had = _extended(old, "Seaweed-X-Amz-Latest-Version-Id")
-            return Deleted(container, path, at, purged=True) if had else None
+            return Deleted(container, path, at) if had else None
         if _extended(new, "Seaweed-X-Amz-Latest-Version-Is-Delete-Marker") == "true":
             return Deleted(container, path, at)
         return Stored(

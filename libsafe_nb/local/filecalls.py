@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import sqlite3
+import time
 from typing import Any
 
 from starlette.datastructures import UploadFile
@@ -215,13 +216,15 @@ async def file_delete(ask: Ask) -> dict[str, Any]:
     """Soft-delete: a delete marker in the store. A folder goes with all that is in it."""
     row = ask.file(ask.id("file"))
     affected = _with_contents(ask.db, row, deleted=False)
+    # Before the call: what somebody stores under the same key right after it is not deleted.
+    began = time.time_ns()
     keys = [f"{each['container_id']}/{each['path']}" for each in affected if each["version_id"] is not None]
     if keys:
         await asyncio.to_thread(ask.platform.objects.delete, keys)
     with ask.db.transaction():
         ask.db.connection.executemany(
-            "UPDATE file SET deleted = 1, date_update = ? WHERE id = ?",
-            [(now(), each["id"]) for each in affected],
+            "UPDATE file SET deleted = 1, date_update = ?, seen = ? WHERE id = ? AND seen <= ?",
+            [(now(), began, each["id"], began) for each in affected],
         )
     return files.by_id(ask.db, row["id"])
 
@@ -230,21 +233,18 @@ async def file_restore(ask: Ask) -> dict[str, Any]:
     """Undo a soft-delete: the content is there again. 409 when no version of it is left."""
     row = ask.file(ask.id("file"))
     for each in _with_contents(ask.db, row, deleted=True):
-        if (
-            each["type"] == "FILE"
-            and each["etag"] is not None
-            and each["version_id"] is None
-            and each["seen"]
-        ):
-            raise Problem(409, f"{each['path']}: every version of it has been removed from the store")
+        place = (each["container_id"], each["path"])
         if each["version_id"] is not None:
-            key = f"{each['container_id']}/{each['path']}"
-            if await asyncio.to_thread(ask.platform.objects.restore, key) is None:
+            if await asyncio.to_thread(ask.platform.objects.restore, f"{place[0]}/{place[1]}") is None:
                 raise Problem(409, f"{each['path']}: every version of it has been removed from the store")
-            await ask.platform.indexer.look(each["container_id"], each["path"])
-        with ask.db.transaction():
-            files.make_folder(ask.db, each["container_id"], each["path"].rpartition("/")[0])
-            ask.db.execute("UPDATE file SET deleted = 0 WHERE id = ?", (each["id"],))
+            await ask.platform.indexer.look(*place)
+        else:
+            # A folder, or an imported row, which never had an object.
+            with ask.db.transaction():
+                files.make_folder(ask.db, place[0], each["path"].rpartition("/")[0])
+                ask.db.execute(
+                    "UPDATE file SET deleted = 0, date_update = ? WHERE id = ?", (now(), each["id"])
+                )
     return files.by_id(ask.db, row["id"])
 
 

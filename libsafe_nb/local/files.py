@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mimetypes
 import sqlite3
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,17 +44,24 @@ def find(db: Database, container: int, path: str, *, folder: bool | None = None)
     return row
 
 
-def make_folder(db: Database, container: int, path: str) -> int | None:
-    """The folder's id, made (or brought back) with those above it; None for the container itself."""
+def make_folder(db: Database, container: int, path: str, *, at: int | None = None) -> int | None:
+    """
+    The folder's id, made (or brought back) with those above it; None for the container itself.
+
+    `at` is the store's time in nanoseconds of what asks for it: a folder removed later than that stays removed.
+    """
     if not path:
         return None
+    at = time.time_ns() if at is None else at
     row = find(db, container, path, folder=True)
-    if row is not None and not row["deleted"]:
+    if row is not None and (not row["deleted"] or row["seen"] > at):
         return int(row["id"])
     above, _, name = path.rpartition("/")
-    parent = make_folder(db, container, above)
+    parent = make_folder(db, container, above, at=at)
     if row is not None:
-        db.execute("UPDATE file SET deleted = 0, date_update = ? WHERE id = ?", (now(), row["id"]))
+        db.execute(
+            "UPDATE file SET deleted = 0, date_update = ?, seen = ? WHERE id = ?", (now(), at, row["id"])
+        )
         return int(row["id"])
     return db.insert(
         "file",
@@ -62,8 +70,9 @@ def make_folder(db: Database, container: int, path: str) -> int | None:
         path=path,
         filename=name,
         type="FOLDER",
-        date_create=now(),
-        date_update=now(),
+        date_create=date_of(at),
+        date_update=date_of(at),
+        seen=at,
     )
 
 
@@ -119,21 +128,21 @@ def store(db: Database, container: int, path: str, content: Content) -> int:
     return int(row["id"])
 
 
-def mark_deleted(db: Database, container: int, path: str, *, at: int, purged: bool = False) -> None:
-    """Soft-delete a file's row, unless it shows something later; `purged` when its last version is gone."""
+def mark_deleted(db: Database, container: int, path: str, *, at: int) -> None:
+    """Soft-delete a file's row, unless it is deleted already or shows something later."""
     db.execute(
-        "UPDATE file SET deleted = 1, date_update = ?, seen = ?, version_id = CASE ? WHEN 1 THEN NULL ELSE version_id END"
-        " WHERE container_id = ? AND path = ? AND type = 'FILE' AND seen <= ? AND NOT (deleted AND NOT ?)",
-        (date_of(at), at, purged, container, path, at, purged),
+        "UPDATE file SET deleted = 1, date_update = ?, seen = ?"
+        " WHERE container_id = ? AND path = ? AND type = 'FILE' AND seen <= ? AND NOT deleted",
+        (date_of(at), at, container, path, at),
     )
 
 
-def remove_folder(db: Database, container: int, path: str) -> None:
-    """Soft-delete a folder's row, if nothing that is not deleted lies in it."""
+def remove_folder(db: Database, container: int, path: str, *, at: int) -> None:
+    """Soft-delete a folder's row, if nothing that is not deleted lies in it and it was not made later."""
     db.execute(
-        "UPDATE file SET deleted = 1, date_update = ? WHERE container_id = ? AND path = ? AND type = 'FOLDER'"
-        " AND NOT EXISTS (SELECT 1 FROM file inner_file WHERE inner_file.parent = file.id AND NOT inner_file.deleted)",
-        (now(), container, path),
+        "UPDATE file SET deleted = 1, date_update = ?, seen = ? WHERE container_id = ? AND path = ?"
+        " AND type = 'FOLDER' AND seen <= ? AND NOT EXISTS (SELECT 1 FROM file inner_file WHERE inner_file.parent = file.id AND NOT inner_file.deleted)",
+        (date_of(at), at, container, path, at),
     )
 
 

@@ -24,7 +24,7 @@ from libsafe_nb.local.objects import Objects
 log = logging.getLogger(__name__)
 
 OVERLAP_SECONDS = 2.0
-"""How far before the last position the stream is asked for again; what was read before is skipped."""
+"""How far before the last position the stream is asked for again; rows that show something later stay."""
 PIPE_BYTES = 1024 * 1024
 LOOKS_AT_ONCE = 8
 
@@ -106,7 +106,7 @@ class Indexer:
             process.wait()
 
     def _apply(self, stream: events.EventReader, changes: list[events.Change]) -> None:
-        if str(stream.position) == self._db.fact("position"):
+        if not changes and str(stream.position) == self._db.fact("position"):
             return
         with self._db.transaction():
             containers = (
@@ -125,13 +125,11 @@ class Indexer:
                 if change.mime is None:
                     self._to_look.add((change.container, change.path))
             case events.Deleted():
-                files.mark_deleted(
-                    self._db, change.container, change.path, at=change.at, purged=change.purged
-                )
+                files.mark_deleted(self._db, change.container, change.path, at=change.at)
             case events.FolderMade():
-                files.make_folder(self._db, change.container, change.path.strip("/"))
+                files.make_folder(self._db, change.container, change.path.strip("/"), at=change.at)
             case events.FolderRemoved():
-                files.remove_folder(self._db, change.container, change.path.strip("/"))
+                files.remove_folder(self._db, change.container, change.path.strip("/"), at=change.at)
 
     async def _look_at_missing(self) -> None:
         """Ask for the content types that the stream told too long ago."""
