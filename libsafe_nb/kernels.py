@@ -37,6 +37,9 @@ CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 MAX_SOCKET_PATH = 107
 """sun_path of Linux has 108 bytes with its final zero."""
 
+LOCAL = "local-provisioner"
+"""jupyter_client's name for starting a kernel as a process of this machine."""
+
 TAIL = 8192
 """Bytes kept of what a kernel writes to its own stdout and stderr (not the cells' outputs)."""
 
@@ -93,14 +96,16 @@ def check(
     try:
         found = specs.get_kernel_spec(kernel_name)
     except NoSuchKernel as exc:
+        if kernel_name in specs.find_kernel_specs():
+            # It is there, but jupyter_client has not got what starts it elsewhere.
+            raise _not_local(kernel_name) from exc
         raise NotebookError(
             f"the notebook asks for the kernel {kernel_name!r}, which is not installed here. "
             f"{_choice(specs, language)}"
         ) from exc
-    if found.metadata.get("kernel_provisioner", {}).get("provisioner_name", "local-provisioner") not in (
-        "local-provisioner",
-    ):
-        raise NotebookError(f"the kernel {kernel_name!r} is not a local one, and only those can be run.")
+    provisioner = found.metadata.get("kernel_provisioner", {}).get("provisioner_name", LOCAL)
+    if provisioner != LOCAL:
+        raise _not_local(kernel_name)
     argv = [_python(found.argv[0]), *found.argv[1:]]
     if shutil.which(argv[0]) is None:
         raise NotebookError(
@@ -147,7 +152,8 @@ def start(
     cwd
         Its working directory; None for that of this process.
     env
-        Its complete environment, to which the kernelspec's own variables are added; None for `environment()`.
+        Its complete environment, to which the kernelspec's own variables are added; None for `environment()`. An
+        ipykernel gets an IPYTHONDIR of its own besides: the user's profile is neither read nor written.
     memory, cpu
         Address space in bytes and CPU time in seconds, each for the kernel's process and for each of its children.
     extension
@@ -175,9 +181,13 @@ def start(
         argv = [arg.replace("{connection_file}", str(connection_file)) for arg in spec.argv]
         argv = [arg.replace("{prefix}", sys.prefix) for arg in argv]
         if spec.ipykernel:
-            argv += _ipykernel_options(folder, extension)
+            argv += _ipykernel_options(extension)
         complete = dict(environment() if env is None else env)
         complete.update({name: Template(value).safe_substitute(complete) for name, value in spec.env.items()})
+        if spec.ipykernel:
+            # Not the option --ipython-dir: setting it, IPython 9 takes the working directory out of sys.path.
+            (folder / "ipython").mkdir()
+            complete["IPYTHONDIR"] = str(folder / "ipython")
         return Kernel(spec, folder, key, *_spawn(argv, folder, cwd, complete, memory, cpu))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -323,12 +333,10 @@ def _spawn(
     return process, guard, errors
 
 
-def _ipykernel_options(folder: Path, extension: str | None) -> list[str]:
-    """No history, no file in the user's IPython profile, and not a start without the extension."""
-    (folder / "ipython").mkdir()
+def _ipykernel_options(extension: str | None) -> list[str]:
+    """No history, and not a start without the extension."""
     # Below CRITICAL it says on stderr how to connect to it, where we look for the reason of its death.
     options = [
-        f"--ipython-dir={folder / 'ipython'}",
         "--HistoryManager.enabled=False",
         "--log-level=CRITICAL",
     ]
@@ -352,6 +360,13 @@ def _folder() -> Path:
             continue
     raise ExecutionError(
         "no folder for the kernel's sockets: neither XDG_RUNTIME_DIR, TMPDIR nor /tmp is writable and short enough"
+    )
+
+
+def _not_local(kernel_name: str) -> NotebookError:
+    return NotebookError(
+        f"the kernel {kernel_name!r} is started by a provisioner of its own, and only local kernels can be run. "
+        f"Choose another kernel for the notebook."
     )
 
 
