@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from libsafe_nb.redact.matching import Span, redact_pieces
+from libsafe_nb.redact.matching import replace_in_pieces
 from libsafe_nb.redact.sweep import Sweep
 from libsafe_nb.redact.values import left_out, redact_value
 
@@ -38,8 +38,11 @@ def _redact_cell(sweep: Sweep, cell: Any, index: int) -> Any:
     outputs = cell.get("outputs")
     if not isinstance(outputs, list):
         return cell if clean is rest else _cell(cell, clean, None)
-    new = [_redact_output(sweep, output, f"outputs[{number}]", name) for number, output in enumerate(outputs)]
-    new = _redact_together(sweep, new, name)
+    # Together first: what is cut in two looks damaged when each part is looked at alone.
+    together = _redact_together(sweep, outputs, name)
+    new = [
+        _redact_output(sweep, output, f"outputs[{number}]", name) for number, output in enumerate(together)
+    ]
     if clean is rest and all(one is other for one, other in zip(new, outputs, strict=True)):
         return cell
     return _cell(cell, clean, new)
@@ -75,7 +78,11 @@ def _redact_output(sweep: Sweep, output: Any, where: str, cell: str) -> Any:
 
 
 def _redact_together(sweep: Sweep, outputs: list[Any], cell: str) -> list[Any]:
-    """The outputs of a cell as a reader sees them: one stream alone, all streams, all that is plain text."""
+    """
+    The outputs of a cell as a reader sees them: one stream alone, all streams, all that is plain text.
+
+    Taken out is only what stands in several of them.
+    """
     texts = [_shown(output) for output in outputs]
     names = {name for name, _ in texts if name}
     groups = [[index for index, (each, _) in enumerate(texts) if each == name] for name in sorted(names)]
@@ -86,30 +93,15 @@ def _redact_together(sweep: Sweep, outputs: list[Any], cell: str) -> list[Any]:
         if len(group) < 2 or tuple(group) in seen:
             continue
         seen.add(tuple(group))
-        pieces, spans = redact_pieces(sweep.secrets, [texts[index][1] for index in group])
+        pieces = [texts[index][1] for index in group]
+        spans = sweep.across(pieces)
         sweep.count(cell, [("outputs", span) for span in spans])
-        if not spans:
-            pieces = _redact_wrapped_together(sweep, pieces, cell)
+        pieces = replace_in_pieces(pieces, spans)
         for index, piece in zip(group, pieces, strict=True):
             if piece != texts[index][1]:
                 texts[index] = (texts[index][0], piece)
                 outputs = [*outputs[:index], _showing(outputs[index], piece), *outputs[index + 1 :]]
     return outputs
-
-
-def _redact_wrapped_together(sweep: Sweep, pieces: list[str], cell: str) -> list[str]:
-    """A wrapping that was cut into several outputs: none of them is left with a part of it."""
-    found = [each for each in sweep.unwrapping.text("".join(pieces)) if each.findings.secrets]
-    if not found:
-        return pieces
-    spans = [Span(each.start, each.end, *each.findings.secrets[0]) for each in found]
-    sweep.count(cell, [("outputs", span) for span in spans])
-    clean, offset = [], 0
-    for piece in pieces:
-        touching = [span for span in spans if span.start < offset + len(piece) and span.end > offset]
-        clean.append(touching[0].mark if touching else piece)
-        offset += len(piece)
-    return clean
 
 
 def _shown(output: Any) -> tuple[str, str]:

@@ -5,7 +5,7 @@ Formats that wrap bytes so that a search does not see them: opened here, without
 pictures only the texts, not the pixels. A pickle is read with `pickletools`, never loaded.
 
 Random bytes can begin like a format. So each is recognised by as much of its header as makes a chance hit unlikely
-in a thousand gigabytes, or by having given out 128 bytes; what then fails is `Unreadable`, anything else is no container.
+in a thousand gigabytes, or by having taken in 128 bytes without complaint; what then fails is `Unreadable`, anything else is no container.
 """
 
 from __future__ import annotations
@@ -103,29 +103,29 @@ def _gzip(data: bytes, allowance: Allowance) -> list[bytes]:
 
 def _zlib(data: bytes, allowance: Allowance) -> list[bytes] | None:
     """Two bytes are a weak header, so a failure counts only after enough has come out."""
-    reader, item = zlib.decompressobj(), bytearray()
-    for start in range(0, len(data), _PIECE):
-        for piece in _small(data[start : start + _PIECE], first=start == 0):
-            try:
-                item += reader.decompress(piece, allowance.left - len(item) + 1)
-            except zlib.error as exc:
-                if len(item) < _PROOF:
-                    return [bytes(item)] if item else None
-                raise Unreadable("it is damaged zlib") from exc
-            if len(item) > allowance.left:
-                allowance.take(len(item))  # raises
+    reader, item, taken = zlib.decompressobj(), bytearray(), 0
+    for piece in _pieces(data):
+        try:
+            item += reader.decompress(piece, allowance.left - len(item) + 1)
+        except zlib.error as exc:
+            if taken < _PROOF:
+                return [bytes(item)] if item else None
+            raise Unreadable("it is damaged zlib") from exc
+        taken += len(piece)
+        if len(item) > allowance.left:
+            allowance.take(len(item))  # raises
         if reader.eof:
             break
     allowance.take(len(item))
-    if not reader.eof and len(item) >= _PROOF:
+    if not reader.eof and taken >= _PROOF:
         raise Unreadable("it is zlib cut short")
     return [bytes(item)]
 
 
-def _small(piece: bytes, *, first: bool) -> Iterator[bytes]:
-    """The first piece in steps of 16 bytes: what came out before an error is lost with the call that raises it."""
-    step = 16 if first else len(piece) or 1
-    return (piece[start : start + step] for start in range(0, len(piece), step))
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """The beginning in small steps, as what came out before an error is lost with the call that raises it."""
+    yield from (data[start : start + 16] for start in range(0, min(len(data), _PIECE), 16))
+    yield from (data[start : start + _PIECE] for start in range(_PIECE, len(data), _PIECE))
 
 
 def _bzip2(data: bytes, allowance: Allowance) -> list[bytes]:

@@ -275,8 +275,11 @@ def redact_pieces(
     The mark stands in the first piece that a form touches. `between` is what joins them, such as a line end.
     """
     spans = secrets.find(between.join(pieces))
-    if not spans:
-        return pieces, []
+    return (replace_in_pieces(pieces, spans, between=between), spans) if spans else (pieces, [])
+
+
+def replace_in_pieces(pieces: list[str], spans: list[Span], *, between: str = "") -> list[str]:
+    """Pieces with each span of their joined text replaced by its mark."""
     clean: list[str] = []
     offset = 0
     for piece in pieces:
@@ -289,7 +292,7 @@ def redact_pieces(
                 position = end
         clean.append("".join([*parts, piece[position:]]))
         offset += len(piece) + len(between)
-    return clean, spans
+    return clean
 
 
 def _beginnings(found: list[Probe], fold: Fold) -> Iterator[bytes]:

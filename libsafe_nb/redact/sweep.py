@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from libsafe_nb.redact.matching import SecretSet, Span, replace
 from libsafe_nb.redact.values import LEFT_OUT, Redaction, redact_value
 from libsafe_nb.redact.wrappings import TAG, Unwrapping
+
+_PASSES = 4
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,16 @@ class Sweep:
 
     def text(self, text: str, where: str) -> tuple[str, list[Span]]:
         """One string without secrets, and what was replaced; a notice if it holds something undecidable."""
-        # A wrapping goes as a whole: with only the secret taken out of it, it would be damaged.
-        wrapped = self.unwrapping.text(text)
-        reasons = [reason for each in wrapped for reason in each.findings.undecidable]
-        found = [
-            Span(each.start, each.end, *each.findings.secrets[0]) for each in wrapped if each.findings.secrets
-        ]
-        clean, more = self.secrets.redact(replace(text, _apart(found)) if found else text)
-        found += more
-        if reasons:
-            self._undecided.append((where, reasons[0]))
-            return LEFT_OUT.format(reason=reasons[0]), found
+        clean = text
+        found: list[Span] = []
+        for _ in range(_PASSES):
+            spans = self._spans(clean, where)
+            if spans is None:
+                return LEFT_OUT.format(reason=self._undecided[-1][1]), found
+            if not spans:
+                break
+            clean = replace(clean, spans)
+            found += spans
         if "</" in clean:
             # Tags between the characters hide them from a search, not from a reader.
             behind = self.secrets.find(TAG.sub("", clean))
@@ -82,6 +84,29 @@ class Sweep:
                 found += [Span(0, len(clean), span.secret, "between tags") for span in behind]
                 clean = behind[0].mark
         return clean, found
+
+    def across(self, pieces: list[str]) -> list[Span]:
+        """What is to be replaced in the joined text of several strings because no single one of them holds it."""
+        text = "".join(pieces)
+        ends = list(itertools.accumulate(map(len, pieces)))
+        wrapped = [each for each in self.unwrapping.text(text) if each.findings.secrets]
+        found = [Span(each.start, each.end, *each.findings.secrets[0]) for each in wrapped]
+        found += self.secrets.find(text)
+        return _apart([span for span in found if any(span.start < end < span.end for end in ends)])
+
+    def _spans(self, text: str, where: str) -> list[Span] | None:
+        """What is to be replaced in a string; None if that cannot be told."""
+        found = self.secrets.find(text)
+        for wrapped in self.unwrapping.text(text):
+            if wrapped.findings.undecidable:
+                self._undecided.append((where, wrapped.findings.undecidable[0]))
+                return None
+            # A container goes as a whole: with only the secret taken out of it, it would be damaged.
+            inside = [span for span in found if wrapped.start < span.end and span.start < wrapped.end]
+            if wrapped.holds_container or not inside:
+                found = [span for span in found if span not in inside]
+                found.append(Span(wrapped.start, wrapped.end, *wrapped.findings.secrets[0]))
+        return _apart(found)
 
 
 def _apart(spans: list[Span]) -> list[Span]:

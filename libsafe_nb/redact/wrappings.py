@@ -26,7 +26,7 @@ from libsafe_nb.redact.containers import (
     contents,
 )
 from libsafe_nb.redact.matching import SecretSet
-from libsafe_nb.redact.reading import plain
+from libsafe_nb.redact.reading import plain, views
 
 MAX_DEPTH = 4
 MAX_UNPACKED = 64 * 1024 * 1024
@@ -56,7 +56,7 @@ _HEADS = frozenset(
 _MOST_EMBEDDED = 64
 _HEX = b"0123456789abcdefABCDEF"
 _PRINTABLE = bytes(range(32, 127)) + b"\r\n\t"
-_RUN = re.compile(rb"[A-Za-z0-9+/_-]{20,}(?:\r?\n[ \t]*[A-Za-z0-9+/_-]+)*={0,2}")
+_NEXT_LINE = re.compile(rb"\r?\n[ \t]*([A-Za-z0-9+/_-]+)")
 _LINE = re.compile(rb"[A-Za-z0-9+/_-]+")
 _IN_RUN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
 _RUNS = bytes(97 if code in _IN_RUN else 32 for code in range(256))
@@ -83,6 +83,11 @@ class Wrapped:
     end: int
     findings: Findings
 
+    @property
+    def holds_container(self) -> bool:
+        """Whether there is more than text encodings between the text and the secret."""
+        return any(set(chain.split(">")[:-1]) - {"base64", "hex"} for _, chain in self.findings.secrets)
+
 
 class Unwrapping:
     """Looks into the wrappings of one document, whose containers share one allowance."""
@@ -105,10 +110,15 @@ class Unwrapping:
             found += self._byte_strings(text)
             read = plain(text)
             if read != text and not any(wrapped.findings.secrets for wrapped in found):
-                # What an escape cuts in two may be whole when it is undone, so this reading has the last word.
-                inner = self._runs(read.encode("ascii", "replace"), ())
-                found = [Wrapped(0, len(text), wrapped.findings) for wrapped in inner]
+                # What an escape cuts in two may be whole when it is undone, so that reading has the last word.
+                found = self._undone(text) if self._runs(read.encode("ascii", "replace"), ()) else []
         return found
+
+    def _undone(self, text: str) -> list[Wrapped]:
+        """The runs of the text with its escapes undone, at the places in the text that they come from."""
+        *_, view = views(text)
+        runs = self._runs(view.text.encode("ascii", "replace"), ())
+        return [Wrapped(*view.span(run.start, run.end), run.findings) for run in runs]
 
     def examine(self, data: bytes, chain: tuple[str, ...] = ()) -> Findings:
         """All that is found in data of any kind, in what they hold, and so on."""
@@ -173,17 +183,42 @@ class Unwrapping:
             if start < opened:
                 continue
             if data[start : start + 2] in _HEADS:
-                containers = list(_decodings(data, start))
-                found += filter(None, [self._alone(*each, chain) for each in containers])
-                opened = _end(data, start) if containers else 0
+                wrapped, opened = self._container(data, start, end, chain)
+                found += [wrapped] if wrapped else []
             if start >= max(opened, joined) and end - start >= _WORTH_DECODING:
-                if end - start >= _WRAPPED_AT and data[end : end + 1] in (b"\n", b"\r"):
-                    joined = end = _end(data, start)
+                if end - start >= _WRAPPED_AT:
+                    joined = end = _wrapped_end(data, start, end)
                 others.append((start, end))
         if others and self._holds([data[start:end] for start, end in others], chain):
-            single = [self._alone(start, end, _decoded(data[start:end]), chain) for start, end in others]
-            found += filter(None, single)
+            for start, end in others:
+                lines = [
+                    (start + line.start(), start + line.end()) for line in _LINE.finditer(data[start:end])
+                ]
+                each = [self._alone(first, last, _decoded(data[first:last]), chain) for first, last in lines]
+                together = (
+                    [self._alone(start, end, _decoded(data[start:end]), chain)] if len(lines) > 1 else []
+                )
+                found += filter(None, each) if any(each) else filter(None, together)
         return found
+
+    def _container(
+        self, data: bytes, start: int, end: int, chain: tuple[str, ...]
+    ) -> tuple[Wrapped | None, int]:
+        """
+        What is found in the container that a run begins, and where the container ends; 0 if the run begins none.
+
+        A run may go on in the next line. Whether it does is told by what it holds: one line that opens is whole.
+        """
+        whole = _wrapped_end(data, start, end)
+        for stop in sorted({end, whole}):
+            run = b"".join(data[start:stop].split())
+            decoded = [(name, each) for name, each in _decoded(run) if begins_container(each)]
+            if not decoded:
+                return None, 0
+            wrapped = self._alone(start, stop, decoded, chain)
+            if wrapped is None or not wrapped.findings.undecidable:
+                break
+        return wrapped, stop
 
     def _holds(self, runs: list[bytes], chain: tuple[str, ...]) -> bool:
         """Whether any of the runs is likely to hold something; the answer errs on the side of yes."""
@@ -237,25 +272,14 @@ def _long_runs(data: bytes, shortest: int) -> Iterator[tuple[int, int]]:
         start = mapped.find(needle, end)
 
 
-def _decodings(data: bytes, start: int) -> Iterator[tuple[int, int, list[tuple[str, bytes]]]]:
-    """
-    The containers that a run and the lines that go on with it begin, decoded; none if it only looked like one.
-
-    Each of the lines may begin one: two texts of base64 may follow each other without a sign between them.
-    """
-    match = _RUN.match(data, start)
-    lines = [line.span() for line in _LINE.finditer(match[0])] if match else []
-    for number, (first, last) in enumerate(lines):
-        if match and data[start + first : start + first + 2] in _HEADS and last - first >= _SHORTEST_RUN:
-            rest = b"".join([match[0][low:high] for low, high in lines[number:]])
-            decoded = [(name, each) for name, each in _decoded(rest) if begins_container(each)]
-            if decoded:
-                yield start + first, match.end(), decoded
-
-
-def _end(data: bytes, start: int) -> int:
-    match = _RUN.match(data, start)
-    return match.end() if match else start
+def _wrapped_end(data: bytes, start: int, end: int) -> int:
+    """Where a run ends that goes on over lines: all of the same length, save the last, which may be shorter."""
+    length = end - start
+    while (match := _NEXT_LINE.match(data, end)) and len(match[1]) <= length:
+        end = match.end()
+        if len(match[1]) < length:
+            break
+    return end
 
 
 def _decoded(run: bytes) -> list[tuple[str, bytes]]:
