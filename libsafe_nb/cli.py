@@ -66,6 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # The reader of our output went away, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as exc:
+        # A fault of ours, or of the machine: still one sentence (contract 2).
+        if debug:
+            traceback.print_exc()
+        text = str(exc).splitlines()[0][:300] if str(exc) else ""
+        click.echo(f"libsafe-nb: {type(exc).__name__}: {text} (--debug shows where)", err=True)
+        sys.exit(3)
 
 
 def _run_options(command: Any) -> Any:

@@ -73,6 +73,8 @@ class FunctionNotebook:
     sha256: str
     code_sha256: str
     metadata: Mapping[str, Any]
+    pasted: Mapping[str, Any]
+    """What the payload literal in the notebook holds under `api`: keys that must not be stored."""
 
 
 def parse(source: bytes, *, name: str) -> FunctionNotebook:
@@ -160,6 +162,7 @@ def _prepare(node: Any, *, name: str, sha256: str) -> FunctionNotebook:
         sha256=sha256,
         code_sha256=code_sha256,
         metadata=node.metadata.get("libsafe", {}),
+        pasted=found.pasted,
     )
 
 
@@ -168,6 +171,7 @@ class _Found:
         self.name: str | None = None
         self.parameters: dict[str, Parameter] = {}
         self.substitutions: list[Substitution] = []
+        self.pasted: dict[str, Any] = {}
 
 
 def _python(node: Any, tagged: list[Any]) -> _Found:
@@ -237,6 +241,8 @@ def _substitute(cell: Any, name: str, statement: ast.stmt) -> Substitution:
 def _declare_payload(found: _Found, value: ast.expr | None) -> None:
     try:
         default = ast.literal_eval(value) if value is not None else {}
+        api = default.get("api", {})
+        found.pasted.update(api if isinstance(api, dict) else {})
         declared = default.get("function_params", {})
         for name, each in declared.items():
             found.parameters[str(name)] = Parameter(str(name), _type_of(each), each, in_payload=True)
@@ -265,7 +271,13 @@ _NAMES: dict[str, Any] = {
 def _annotation(source: str) -> Any:
     """The type an annotation names; `Any` for one that is not built from JSON's own types."""
     text = re.sub(r"\btyping\.", "", source)
-    tree = ast.parse(text, mode="eval")
+    try:
+        tree = ast.parse(text, mode="eval")
+        if isinstance(tree.body, ast.Constant) and isinstance(tree.body.value, str):
+            # A quoted annotation, as `from __future__ import annotations` has taught people to write.
+            tree = ast.parse(tree.body.value, mode="eval")
+    except SyntaxError:
+        return Any
     allowed = (
         ast.Expression,
         ast.Name,
@@ -359,7 +371,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, list) and all(_fits(each, typing.get_args(kind)[0]) for each in value)
     if origin is dict:
         return isinstance(value, dict) and all(
-            _fits(each, typing.get_args(kind)[1]) for each in value.values()
+            _fits(each, typing.get_args(kind)[-1]) for each in value.values()
         )
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -178,6 +178,9 @@ def _decode(source: str | bytes) -> Any:
         _refuse("", f"expected JSON, got {exc.msg} at line {exc.lineno} column {exc.colno}")
     except RecursionError:
         _refuse("", f"expected at most {MAX_DEPTH} levels, got more")
+    except ValueError as exc:
+        # An integer of thousands of digits (CPython's limit on conversions).
+        _refuse("", f"expected JSON of sensible numbers, got something else ({exc})")
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -196,6 +199,12 @@ def _copy(source: Mapping[str, Any]) -> Any:
 def _check(data: dict[str, Any]) -> None:
     if _depth(data) > MAX_DEPTH:
         _refuse("", f"expected at most {MAX_DEPTH} levels, got more")
+    try:
+        json.dumps(data, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        _refuse("", "expected text, got half a surrogate pair, which is no character")
+    except ValueError:
+        _refuse("", "expected finite numbers, got one beyond what a double holds")
     for path in _REQUIRED:
         _required(data, path)
     _object(data, "api", default={})

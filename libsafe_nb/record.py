@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,28 @@ def canonical(data: Any) -> bytes:
     import rfc8785
 
     return rfc8785.dumps(data)
+
+
+def plain(data: Any) -> Any:
+    """
+    `data` as values that canonical JSON can hold.
+
+    Integers beyond 2**53 - 1 become strings (RFC 8785 3.2.2.3: they are no IEEE doubles), half characters a
+    question mark, and what is no JSON value its text.
+    """
+    if isinstance(data, Mapping):
+        return {str(name): plain(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [plain(value) for value in data]
+    if isinstance(data, str):
+        return data.encode("utf-8", "replace").decode()
+    if isinstance(data, bool) or data is None:
+        return data
+    if isinstance(data, int):
+        return data if abs(data) < 2**53 else str(data)
+    if isinstance(data, float) and math.isfinite(data):
+        return data
+    return str(data)
 
 
 def digest(data: bytes) -> str:

@@ -12,64 +12,35 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 import socket
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import evidence, kernels, record
-from libsafe_nb import notebook as notebooks
-from libsafe_nb.connection import Connection, connect
+from libsafe_nb import evidence, record
+from libsafe_nb.connection import Connection
 from libsafe_nb.desk import Desk
 from libsafe_nb.door import VARIABLE, Door
-from libsafe_nb.errors import LibsafeError, NotebookError, NotFound, PlatformError, StorageError, UsageError
+from libsafe_nb.errors import ExecutionError, LibsafeError, PlatformError, RunCancelled, StorageError
+from libsafe_nb.interrupts import Interrupts
 from libsafe_nb.journal import Journal
 from libsafe_nb.models import Run, describe
-from libsafe_nb.notebook import FunctionNotebook
-from libsafe_nb.papermill_io import split
 from libsafe_nb.payload import Payload
-from libsafe_nb.redact.matching import SecretSet
-from libsafe_nb.secrets import Secret
+from libsafe_nb.plan import Plan, prepare, within
 from libsafe_nb.settings import Settings
 
 if TYPE_CHECKING:
     from libsafe_nb.execution import CellState, Execution, Limits, Outcome
-
-DEFAULT_CONTAINER = "1"
-"""The local platform's default container."""
-
-LISTED_WITHIN = 60.0
-"""Seconds that the platform has to list a file after it was put to S3."""
 
 AWAKE_EVERY = 60.0
 """Seconds between signs of life to a local platform, which ends when it has been idle for ten minutes."""
 
 JOB_STATUS = {"completed": "COMPLETED", "cancelled": "CANCELLED"}
 EXIT_CODES = {"completed": 0, "failed": 1, "errored": 3, "timeout": 4, "cancelled": 130}
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """All that is settled before the job starts."""
-
-    run: str
-    connection: Connection
-    function: FunctionNotebook
-    payload: Payload
-    files: list[dict[str, Any]]
-    warnings: list[str]
-    secrets: SecretSet
-    limits: Limits
-    on_cell: Callable[[CellState], None] | None
-    folder: Path
 
 
 def run(
@@ -125,8 +96,8 @@ def run(
         The platform could not be reached before the first cell ran.
     """
     began = time.monotonic()
-    with contextlib.ExitStack() as cleanup:
-        plan = _prepare(
+    with Interrupts() as interrupts:
+        plan = prepare(
             payload,
             notebook,
             container=container,
@@ -134,201 +105,56 @@ def run(
             uploads=[Path(each) for each in uploads],
             params=params or {},
             job=job,
-            limits=_limits(limits, timeout),
+            limits=within(limits, timeout),
             settings=settings,
             script=script,
             on_cell=on_cell,
         )
-        journal = cleanup.enter_context(Journal(plan.folder))
-        journal.write(
-            "begun", run=plan.run, job=plan.payload.job, container=plan.payload.container, pid=os.getpid()
-        )
-        return _journey(plan, journal, began, on_start)
-
-
-def _limits(limits: Limits | None, timeout: float | None) -> Limits:
-    from libsafe_nb.execution import Limits
-
-    found = limits or Limits()
-    return dataclasses.replace(found, timeout=timeout) if timeout is not None else found
-
-
-# Before the job starts ------------------------------------------------------------------------------------------
-
-
-def _prepare(
-    payload: Payload | str | bytes | Mapping[str, Any] | None,
-    notebook: str | Path,
-    *,
-    container: str | None,
-    files: Sequence[str],
-    uploads: list[Path],
-    params: Mapping[str, Any],
-    job: str | None,
-    limits: Limits,
-    settings: Settings | None,
-    script: bool,
-    on_cell: Callable[[CellState], None] | None,
-) -> _Plan:
-    given = (
-        payload if isinstance(payload, Payload) else Payload.parse(payload) if payload is not None else None
-    )
-    _check_uploads(uploads)
-    remote = str(notebook).startswith("libsafe://")
-    # What needs no platform is checked before one is started.
-    function = None if remote else _parse(_read_local(Path(notebook)), str(notebook), script=script)
-    bound, warnings = _bind(function, given, params) if function else ({}, [])
-    connection = connect(given, settings=settings)
-    # A key too weak to be told from ordinary text is refused here, before anything is stored.
-    secrets = SecretSet([Secret(name, value) for name, value in connection.secrets().items()])
-    if function is None:
-        function = _parse(_read_remote(connection, str(notebook)), str(notebook), script=script)
-        bound, warnings = _bind(function, given, params)
-    base = given or Payload.manual(container=container or DEFAULT_CONTAINER)
-    base = base.replace(container=container, params=bound)
-    found = _find_files(connection, base, files, uploads)
-    base = base.replace(
-        api={**base.api, "url": connection.settings.url},
-        file_ids=[each["id"] for each in found],
-        file_paths=[each["fullpath"] for each in found],
-    )
-    run_id = str(uuid.uuid4())
-    base = base.replace(job=job or base.job or _create_job(connection, base, function))
-    return _Plan(
-        run=run_id,
-        connection=connection,
-        function=function,
-        payload=base,
-        files=found,
-        warnings=warnings,
-        secrets=secrets,
-        limits=limits,
-        on_cell=on_cell,
-        folder=connection.settings.home / "runs" / run_id,
-    )
-
-
-def _check_uploads(uploads: list[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for path in uploads:
-        if not path.is_file():
-            raise UsageError(
-                f"--upload {path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}"
-            )
-        if path.name in seen:
-            raise UsageError(
-                f"--upload {path}: {seen[path.name]} has the same name; both would be stored as /{path.name}"
-            )
-        seen[path.name] = path
-
-
-def _read_local(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise NotebookError(f"{path}: cannot be read ({exc.strerror or exc})", notebook=str(path)) from exc
-
-
-def _read_remote(connection: Connection, address: str) -> bytes:
-    container, path = split(address)
-    return connection.storage.get(container, path)
-
-
-def _parse(source: bytes, name: str, *, script: bool) -> FunctionNotebook:
-    function = notebooks.from_script(source, name=name) if script else notebooks.parse(source, name=name)
-    kernels.check(function.kernel_name, function.language)
-    return function
-
-
-def _bind(
-    function: FunctionNotebook, given: Payload | None, params: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
-    strict = bool(function.metadata.get("strict_params"))
-    bound = notebooks.bind(function, given.params if given else {}, known_only=strict)
-    unknown = [name for name in bound if name not in function.parameters]
-    bound.update(
-        {
-            name: notebooks.bind(function, {name: value}, known_only=True)[name]
-            for name, value in params.items()
-        }
-    )
-    return bound, [
-        f"function_params.{name} is not declared by the notebook; it was passed on as it is"
-        for name in unknown
-    ]
-
-
-def _create_job(connection: Connection, payload: Payload, function: FunctionNotebook) -> str:
-    created = connection.client.create_job(
-        payload.container, name=Path(function.name).name, function_key=payload.function_key or None
-    )
-    return created["id"]
-
-
-def _find_files(
-    connection: Connection, payload: Payload, files: Sequence[str], uploads: list[Path]
-) -> list[dict[str, Any]]:
-    """The run's files as the platform knows them, in order, each once. Uploads come last: a typing error stores nothing."""
-    wanted = [*(payload.file_ids or payload.file_paths), *files]
-    by_id = {each["id"]: each for each in _by_ids(connection, [name for name in wanted if name.isdigit()])}
-    found = [
-        by_id[name] if name.isdigit() else _by_path(connection, payload.container, name) for name in wanted
-    ]
-    for path in uploads:
-        connection.storage.upload(payload.container, f"/{path.name}", path)
-        found.append(_await_file(connection, payload.container, f"/{path.name}"))
-    return list({each["id"]: each for each in found}.values())
-
-
-def _by_path(connection: Connection, container: str, path: str) -> dict[str, Any]:
-    try:
-        return dict(connection.client.file_by_path(container, path))
-    except NotFound as exc:
-        raise UsageError(f"container {container}: expected a file at {path!r}, found none") from exc
-
-
-def _await_file(connection: Connection, container: str, path: str) -> dict[str, Any]:
-    """A file that was just put to S3, as soon as the platform lists it; how soon that is, is not ours to say."""
-    deadline = time.monotonic() + LISTED_WITHIN
-    while True:
-        try:
-            return dict(connection.client.file_by_path(container, path))
-        except NotFound:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-
-
-def _by_ids(connection: Connection, ids: list[str]) -> Iterator[dict[str, Any]]:
-    for start in range(0, len(ids), 500):
-        batch = ids[start : start + 500]
-        found = connection.client.search(
-            [{"property": "id", "operator": "in", "value": batch}], page=len(batch)
-        )
-        known = {row["id"]: dict(row) for row in found}
-        for each in batch:
-            if each not in known:
-                raise UsageError(f"file {each}: the platform has no such file, or the key may not see it")
-            yield known[each]
+        return _journey(plan, interrupts, began, on_start)
 
 
 # The run itself -------------------------------------------------------------------------------------------------
 
 
 def _journey(
-    plan: _Plan, journal: Journal, began: float, on_start: Callable[[Execution], None] | None
+    plan: Plan, interrupts: Interrupts, began: float, on_start: Callable[[Execution], None] | None
 ) -> Run:
     started = datetime.now(UTC)
-    try:
-        _announce(plan, started)
-        journal.write("started")
-    except BaseException as exc:
-        # Ctrl-C as well: a job that was announced is never left open.
-        _close_job(plan, "FAILED", message=f"the run could not start: {exc or type(exc).__name__}")
-        raise
-    with tempfile.TemporaryDirectory(prefix="lsnb-", dir=os.environ.get("XDG_RUNTIME_DIR")) as sockets:
-        api = {
-            **plan.payload.api,
+    with contextlib.ExitStack() as cleanup:
+        try:
+            journal = cleanup.enter_context(Journal(plan.folder))
+            journal.write(
+                "begun", run=plan.run, job=plan.payload.job, container=plan.payload.container, pid=os.getpid()
+            )
+            _announce(plan, started)
+            journal.write("started")
+            desk, outcome = _at_the_door(plan, interrupts, on_start)
+        except BaseException as exc:
+            # Signals as well: a job that was announced is never left open.
+            cancelled = isinstance(exc, (RunCancelled, KeyboardInterrupt))
+            reason = str(exc) or type(exc).__name__
+            _close_job(
+                plan, "CANCELLED" if cancelled else "FAILED", message=f"the run could not start: {reason}"
+            )
+            shutil.rmtree(plan.folder, ignore_errors=True)
+            raise
+        interrupts.finishing = True
+        journal.write("executed", status=outcome.status, verdict=desk.verdict)
+        try:
+            return _finish(plan, journal, desk, outcome, started, began)
+        except Exception as exc:
+            # A fault of ours. What was executed is on this machine, so the job says where rather than that it failed.
+            text = _say_pending(plan, exc)
+            raise ExecutionError(
+                f"run {plan.run}: {text} ({type(exc).__name__}; kept in {plan.folder})"
+            ) from exc
+
+
+def _at_the_door(
+    plan: Plan, interrupts: Interrupts, on_start: Callable[[Execution], None] | None
+) -> tuple[Desk, Outcome]:
+    with tempfile.TemporaryDirectory(prefix="lsnb-", dir=socket_folder()) as sockets:
+        keys = {
             "key_user": plan.connection.settings.key_user,
             "key_root": plan.connection.settings.key_root or "",
         }
@@ -336,24 +162,28 @@ def _journey(
             plan.connection,
             run=plan.run,
             job=plan.payload.job,
-            api=api,
+            api={**plan.payload.api, **keys},
             log=plan.folder / "events.jsonl",
             secrets=plan.secrets,
         )
-        try:
+        with contextlib.closing(desk):
             door = Path(sockets) / "door"
             with Door(door, desk.answer), _awake(plan.connection):
-                outcome = _execute(plan, desk, door, on_start)
-        finally:
-            desk.close()
-    journal.write("executed", status=outcome.status, verdict=desk.verdict)
-    with _patience():
-        try:
-            return _finish(plan, journal, desk, outcome, started, began)
-        except Exception as exc:
-            # A fault of ours. What was executed is on this machine, so the job says where rather than that it failed.
-            _say_pending(plan, exc)
-            raise
+                return desk, _execute(plan, desk, door, interrupts, on_start)
+
+
+def socket_folder() -> str:
+    """
+    Where a run's socket may lie: a folder that exists, can be written and is short.
+
+    A socket's path is at most 107 bytes (unix(7)); `$XDG_RUNTIME_DIR` may name a folder of another login.
+    """
+    for folder in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - the last resort
+        if folder and len(os.fsencode(folder)) <= 60 and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise ExecutionError(
+        "no folder for the run's socket: expected one that can be written, with a path of at most 60 bytes"
+    )
 
 
 @contextlib.contextmanager
@@ -375,7 +205,7 @@ def _awake(connection: Connection) -> Iterator[None]:
         thread.join()
 
 
-def _announce(plan: _Plan, started: datetime) -> None:
+def _announce(plan: Plan, started: datetime) -> None:
     """The start record, before cell 1: a run whose machine is lost is known by it."""
     client = plan.connection.client
     body = {
@@ -395,7 +225,9 @@ def _announce(plan: _Plan, started: datetime) -> None:
         client.message(plan.payload.job, warning, type="WARNING")
 
 
-def _execute(plan: _Plan, desk: Desk, door: Path, on_start: Callable[[Execution], None] | None) -> Outcome:
+def _execute(
+    plan: Plan, desk: Desk, door: Path, interrupts: Interrupts, on_start: Callable[[Execution], None] | None
+) -> Outcome:
     # Imported here: papermill costs most of a second.
     import nbformat
     import papermill
@@ -405,6 +237,8 @@ def _execute(plan: _Plan, desk: Desk, door: Path, on_start: Callable[[Execution]
 
     work = plan.folder / "work"
     work.mkdir(mode=0o700)
+    # It warns of parameters that it cannot see in the cell; ours were checked, and stderr is the user's.
+    papermill.utils.logger.setLevel("ERROR")
     source = plan.folder / "in.ipynb"
     nbformat.write(plan.function.node, source)
     fill = (
@@ -420,6 +254,7 @@ def _execute(plan: _Plan, desk: Desk, door: Path, on_start: Callable[[Execution]
         output_filter=LiveFilter(plan.secrets),
         on_cell=plan.on_cell,
     )
+    interrupts.execution = execution
     if on_start:
         on_start(execution)
     # The engine keeps the outcome, and papermill's own exception would say less.
@@ -438,9 +273,10 @@ def _execute(plan: _Plan, desk: Desk, door: Path, on_start: Callable[[Execution]
     return execution.outcome
 
 
-def _parameters(plan: _Plan) -> dict[str, Any]:
+def _parameters(plan: Plan) -> dict[str, Any]:
     """What papermill injects: the payload with placeholders for keys, and the typed parameters that were given."""
-    api = {**plan.payload.api, "key_user": {"$secret": "key_user"}, "key_root": {"$secret": "key_root"}}
+    names = {"key_user", "key_root", *plan.payload.api} - {"url"}
+    api = {"url": plan.payload.api["url"], **{name: {"$secret": name} for name in sorted(names)}}
     own = {
         name: plan.payload.params[name]
         for name, declared in plan.function.parameters.items()
@@ -459,7 +295,7 @@ def _environment(door: Path) -> dict[str, str]:
 
 
 def _finish(
-    plan: _Plan, journal: Journal, desk: Desk, outcome: Outcome, started: datetime, began: float
+    plan: Plan, journal: Journal, desk: Desk, outcome: Outcome, started: datetime, began: float
 ) -> Run:
     status = "failed" if outcome.status == "completed" and desk.verdict is False else outcome.status
     function_key = plan.payload.function_key or Path(plan.function.name).stem
@@ -496,7 +332,7 @@ def _finish(
     return dataclasses.replace(result, seconds=time.monotonic() - began)
 
 
-def _executed(plan: _Plan) -> bytes:
+def _executed(plan: Plan) -> bytes:
     """The notebook as the engine left it, without this machine's paths; as it was given where no kernel started."""
     saved = plan.folder / "executed.ipynb"
     node = json.loads((saved if saved.exists() else plan.folder / "in.ipynb").read_bytes())
@@ -504,7 +340,7 @@ def _executed(plan: _Plan) -> bytes:
     return _scrubbed(plan, json.dumps(node, ensure_ascii=False, indent=1).encode() + b"\n")
 
 
-def _end(plan: _Plan, result: Run) -> None:
+def _end(plan: Plan, result: Run) -> None:
     """Say what happened to the job and close it, unless it is closed already (the vendor's library does so)."""
     from libsafe_nb.redact.values import redact_value
 
@@ -519,45 +355,21 @@ def _end(plan: _Plan, result: Run) -> None:
         client.update_job(result.job, status=JOB_STATUS.get(result.status, "FAILED"), result=outcome)
 
 
-def _pending(plan: _Plan, result: Run, exc: LibsafeError) -> Run:
+def _pending(plan: Plan, result: Run, exc: LibsafeError) -> Run:
     """The evidence is safe on this machine but not in the container; the job stays RUNNING and says so."""
     text = f"{_say_pending(plan, exc)} (kept in {plan.folder})"
     error = {"type": type(exc).__name__, "message": text, "cell_id": None}
     return dataclasses.replace(result, evidence=None, error=error, exit_code=3)
 
 
-def _say_pending(plan: _Plan, exc: Exception) -> str:
+def _say_pending(plan: Plan, exc: Exception) -> str:
     text = plan.secrets.clean(f"evidence pending on {socket.gethostname()}: {exc}")
     with contextlib.suppress(PlatformError):
         plan.connection.client.message(plan.payload.job, text, type="WARNING")
     return text
 
 
-@contextlib.contextmanager
-def _patience() -> Iterator[None]:
-    """
-    Let the evidence be stored before a signal ends the program; the second signal ends it at once.
-
-    Only the main thread gets signals, so elsewhere there is nothing to do.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def wait(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
-
-    for number in before:
-        signal.signal(number, wait)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-
-def _close_job(plan: _Plan, status: str, *, message: str) -> None:
+def _close_job(plan: Plan, status: str, *, message: str) -> None:
     """Best effort: the error that led here matters more than one more."""
     client = plan.connection.client
     with contextlib.suppress(LibsafeError):
@@ -566,7 +378,7 @@ def _close_job(plan: _Plan, status: str, *, message: str) -> None:
 
 
 def _record(
-    plan: _Plan, desk: Desk, outcome: Outcome, *, status: str, started: datetime, executed: bytes
+    plan: Plan, desk: Desk, outcome: Outcome, *, status: str, started: datetime, executed: bytes
 ) -> dict[str, Any]:
     import platform
     from importlib.metadata import version
@@ -588,8 +400,8 @@ def _record(
             "substitutions": [dataclasses.asdict(each) for each in plan.function.substitutions],
         },
         "agent": {"user": {"id": plan.payload.user}, "runner": versions},
-        "payload": payload,
-        "payload_sha256": record.digest(record.canonical(payload)),
+        "payload": record.plain(payload),
+        "payload_sha256": record.digest(record.canonical(record.plain(payload))),
         "secrets": [
             {"name": name, "via": "kernel"} for name in plan.connection.secrets() if name.startswith("key_")
         ],
@@ -615,7 +427,8 @@ def _record(
         "truncated": outcome.truncated,
         "not_captured": record.NOT_CAPTURED,
     }
-    return json.loads(json.dumps(body, default=str))  # type: ignore[no-any-return]
+    found: dict[str, Any] = record.plain(body)
+    return found
 
 
 def _scraps(executed: bytes) -> dict[str, Any]:
@@ -637,7 +450,7 @@ def _scraps(executed: bytes) -> dict[str, Any]:
 # Keys stay out --------------------------------------------------------------------------------------------------
 
 
-def _scrubbed(plan: _Plan, data: bytes) -> bytes:
+def _scrubbed(plan: Plan, data: bytes) -> bytes:
     """A JSON document without the secrets; its bytes stay as they are where there is none in it."""
     from libsafe_nb.redact.values import redact_value
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from libsafe_nb.errors import SettingsError
 
@@ -89,6 +90,10 @@ def normalise_url(url: str) -> str:
     """
     if not url.startswith(("http://", "https://")):
         raise SettingsError(f"LIBSAFE_URL: expected an http:// or https:// address, got {url!r}")
+    try:
+        urlsplit(url)
+    except ValueError as exc:
+        raise SettingsError(f"LIBSAFE_URL: expected an address, got {url!r} ({exc})") from exc
     base = url.rstrip("/")
     return base if base.endswith("/api") else base + "/api"
 
@@ -169,7 +174,7 @@ def _values(environ: Mapping[str, str]) -> tuple[dict[str, str], str]:
 def _config(path: Path) -> dict[str, str]:
     try:
         found: dict[str, Any] = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{path}: not TOML ({exc})") from exc
     keys = {"key_user", "key_root", "s3_secret_key"} & found.keys()
     if keys and path.stat().st_mode & 0o077:

@@ -63,6 +63,7 @@ def test_strings_become_what_is_declared(declared, given, bound):
         ("n: Literal['a'] = 'a'", "b"),
         ("n: str = ''", 5),
         ("n: list[int] = []", '["a"]'),
+        ("n: 'int' = 1", "x"),
     ],
 )
 def test_ill_typed_values_are_refused(declared, given):

@@ -490,3 +490,98 @@ def test_papermill_reads_and_writes_the_container(tmp_path, notebook, platform, 
 
     assert done.returncode == 0, done.stderr
     assert b"by papermill" in connection.storage.get(container, "/out file.ipynb")
+
+
+REAL = "kZ8vQ2rT5wY9bN3mX7cL4pD6"
+
+
+def everything_stored(connection, done, messages):
+    bodies = [
+        connection.storage.get(done.container, each.path)
+        for each in connection.storage.list(done.container, "")
+    ]
+    return [*bodies, json.dumps([messages(done), connection.client.job(done.job), done.to_json()]).encode()]
+
+
+def test_keys_pasted_into_the_notebook_are_not_stored(notebook, run, connection, messages):
+    path = notebook("print(json_sample)")
+    node = nbformat.read(str(path), 4)
+    node.cells[
+        0
+    ].source = (
+        f'json_sample = {{"api": {{"key_user": "{REAL}", "other": "{REAL[::-1]}"}}, "function_params": {{}}}}'
+    )
+    nbformat.write(node, str(path))
+
+    bodies = everything_stored(connection, run(path), messages)
+
+    assert not any(REAL.encode() in body or REAL[::-1].encode() in body for body in bodies)
+
+
+def test_keys_of_the_payload_are_not_stored(notebook, run, connection, container, messages):
+    payload = {
+        "api": {"key_user": REAL, "key_extra": REAL[::-1]},
+        "function_data": {"container": {"id": container}},
+        "function_params": {"copy": REAL},
+        "extra": REAL,
+    }
+    done = run(notebook("print(json_sample['function_params']['copy'])"), payload=payload, container=None)
+
+    assert done.status == "completed"
+    assert not any(
+        REAL.encode() in body or REAL[::-1].encode() in body
+        for body in everything_stored(connection, done, messages)
+    )
+
+
+def test_numbers_that_canonical_json_lacks_are_recorded_as_text(notebook, run, container, stored):
+    payload = {
+        "function_data": {"container": {"id": container}},
+        "function_params": {"x": 12345678901234567890},
+    }
+    done = run(notebook("print(json_sample['function_params']['x'] + 1)"), payload=payload)
+
+    assert (
+        json.loads(stored(done, "record.json"))["payload"]["function_params"]["x"] == "12345678901234567890"
+    )
+    assert b"12345678901234567891" in stored(done, "executed.ipynb")
+
+
+@pytest.mark.parametrize("text", ['{"x": 1e999}', '{"x": "\\ud800"}', '{"x": ' + "9" * 5000 + "}"])
+def test_what_json_cannot_say_is_a_bad_payload(text):
+    with pytest.raises(errors.PayloadError):
+        libsafe_nb.Payload.parse(
+            '{"function_data": {"container": {"id": "1"}}, "function_params": ' + text + "}"
+        )
+
+
+def test_a_wrong_target_is_bad_usage_and_starts_nothing(notebook, run, connection, container, samples):
+    path = notebook("1")
+    ended = run(path)
+    other = connection.client.create_container("other")["id"]
+    connection.storage.put(other, "/x.txt", b"x")
+    foreign = connection.client.file_by_path(other, "/x.txt")["id"]
+    before = len(list(connection.client.jobs(container=container)))
+    for options in (
+        {"job": "999999"},
+        {"job": "abc"},
+        {"job": ended.job},
+        {"container": "999999"},
+        {"files": ["999999"]},
+        {"files": ["/absent"]},
+        {"files": ["/provenance"]},
+        {"files": [foreign]},
+        {"timeout": float("nan")},
+        {"uploads": ["/proc/self/mem"]},
+    ):
+        with pytest.raises(errors.UsageError):
+            run(path, **options)
+    with pytest.raises(errors.NotebookError, match="no such notebook"):
+        run(f"libsafe://{container}/nope.ipynb")
+    assert len(list(connection.client.jobs(container=container))) == before
+
+
+def test_an_unusable_runtime_folder_is_passed_over(notebook, run, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "absent"))
+
+    assert run(notebook("1")).status == "completed"

@@ -182,8 +182,10 @@ class Indexer:
         """Compare every object with its row, and every row with its object; memory is that of the rows' ids."""
         began = time.time_ns()
         there: set[int] = set()
-        pages = self._objects.all_objects()
-        while (page := await asyncio.to_thread(next, pages, None)) is not None:
+        token, more = None, True
+        while more:
+            page, token = await asyncio.to_thread(self._objects.page, token)
+            more = token is not None
             differing = self._differing(page, there)
             for start in range(0, len(differing), LOOKS_AT_ONCE):
                 await asyncio.gather(

@@ -7,12 +7,17 @@ Run them in threads. boto3 is imported by `Objects.client`, since it takes half 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, ParamSpec, TypeVar
 
 from libsafe_nb.errors import LocalPlatformError
+
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,22 @@ class Version:
     deleted: bool
 
 
+def _ours(call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """What boto3 raises becomes `LocalPlatformError`: for the caller of REST, the store is a part of the platform."""
+
+    @functools.wraps(call)
+    def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return call(*arguments, **options)
+        except (BotoCoreError, Boto3Error, ClientError) as exc:
+            raise LocalPlatformError(f"the S3 server could not do its part; try again ({exc})") from exc
+
+    return wrapped
+
+
 class Objects:
     """`access` is asked at each call: the S3 server's port changes when it is started again on another."""
 
@@ -63,6 +84,7 @@ class Objects:
                 self._client_for = access
             return self._client
 
+    @_ours
     def create_bucket(self) -> None:
         """Make the bucket and switch its versioning on; repeating it does no harm."""
         from botocore.exceptions import ClientError
@@ -71,9 +93,10 @@ class Objects:
             self.client.create_bucket(Bucket=self.bucket)
         except ClientError as exc:
             if _code(exc) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-                raise LocalPlatformError(f"the bucket {self.bucket} could not be made: {exc}") from exc
+                raise
         self.client.put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"})
 
+    @_ours
     def head(self, key: str) -> ObjectHead | None:
         """The latest version, or None when there is none or it is a delete marker."""
         from botocore.exceptions import ClientError
@@ -91,6 +114,7 @@ class Objects:
             found.get("VersionId"),
         )
 
+    @_ours
     def read(self, key: str, *, version_id: str | None = None, limit: int | None = None) -> bytes:
         """The bytes of an object, the first `limit` of them at most."""
         version = {"VersionId": version_id} if version_id else {}
@@ -99,6 +123,7 @@ class Objects:
         ) as body:
             return bytes(body.read(limit))
 
+    @_ours
     def copy_into(self, key: str, target: IO[bytes], *, version_id: str | None) -> None:
         version = {"VersionId": version_id} if version_id else {}
         body = self.client.get_object(Bucket=self.bucket, Key=key, **version)["Body"]
@@ -106,6 +131,7 @@ class Objects:
             for block in body.iter_chunks(8 * 1024 * 1024):
                 target.write(block)
 
+    @_ours
     def put(self, key: str, source: IO[bytes], mime: str) -> ObjectHead:
         """Store a file's bytes from its current position on, in parts when it is large."""
         self.client.upload_fileobj(source, self.bucket, key, ExtraArgs={"ContentType": mime})
@@ -114,6 +140,7 @@ class Objects:
             raise LocalPlatformError(f"{key}: was stored and is gone again")
         return head
 
+    @_ours
     def delete(self, keys: list[str]) -> None:
         """Put a delete marker on each: the versions stay."""
         for start in range(0, len(keys), 1000):
@@ -122,6 +149,7 @@ class Objects:
             for error in answer.get("Errors", []):
                 raise LocalPlatformError(f"{error.get('Key')}: could not be deleted ({error.get('Message')})")
 
+    @_ours
     def restore(self, key: str) -> ObjectHead | None:
         """Take the delete markers off the top, so that the last content is the latest again; None if none is left."""
         for version in self.versions(key):
@@ -130,26 +158,28 @@ class Objects:
             self.client.delete_object(Bucket=self.bucket, Key=key, VersionId=version.version_id)
         return self.head(key)
 
+    @_ours
     def versions(self, key: str) -> list[Version]:
         """All versions of one object, newest first."""
         pages = self.client.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=key)
-        found: list[tuple[Any, Version]] = []
-        for page in pages:
-            for entry in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
-                if entry["Key"] == key:
-                    found.append((entry["LastModified"], _version(entry)))
-            if any(entry["Key"] > key + "\0" for entry in page.get("Versions", [])):
-                break
-        # The store's order within a second; the latest is known by its flag.
-        return [
-            version for _, version in sorted(found, key=lambda each: (each[1].latest, each[0]), reverse=True)
+        found = [
+            _version(entry)
+            for page in pages
+            for entry in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+            if entry["Key"] == key
         ]
+        # The store makes its version ids so that a later one sorts first; its dates have whole seconds only.
+        return sorted(found, key=lambda version: (not version.latest, version.version_id))
 
-    def all_objects(self) -> Iterator[list[tuple[str, int, str]]]:
-        """Every object's (key, size, etag), page by page of 1,000."""
-        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
-            yield [(each["Key"], each["Size"], each["ETag"].strip('"')) for each in page.get("Contents", [])]
+    @_ours
+    def page(self, token: str | None) -> tuple[list[tuple[str, int, str]], str | None]:
+        """1,000 objects' (key, size, etag), and the token of the next page."""
+        following = {"ContinuationToken": token} if token else {}
+        found = self.client.list_objects_v2(Bucket=self.bucket, **following)
+        objects = [(each["Key"], each["Size"], each["ETag"].strip('"')) for each in found.get("Contents", [])]
+        return objects, found.get("NextContinuationToken")
 
+    @_ours
     def knows(self, access_key: str, secret_key: str) -> bool:
         """Whether the S3 server accepts these credentials now."""
         from botocore.exceptions import ClientError

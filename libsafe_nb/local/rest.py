@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from libsafe_nb.endpoints import ENDPOINTS
+from libsafe_nb.errors import LocalPlatformError
 from libsafe_nb.local import accounts, answers, filecalls, jobs
 from libsafe_nb.local.ask import Ask, Page, Platform, Problem, User
 
@@ -72,6 +73,8 @@ class Api:
                 return await self._answer(name, request)
             except Problem as problem:
                 return _failure(problem.status, problem.message)
+            except LocalPlatformError as exc:
+                return _failure(503, str(exc), {"Retry-After": "1"})
             except ClientDisconnect:
                 return _failure(400, "the request ended before its body did")
             except HTTPException as exc:
@@ -197,8 +200,9 @@ def _ok(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
-def _failure(status: int, message: str) -> Response:
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+def _failure(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    if status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
     body = json.dumps({"success": False, "msg": message})
     return Response(body, status, headers, media_type="application/json")
 

@@ -35,15 +35,12 @@ class LiveFilter:
     """
     Filters the outputs of one run as they arrive. Stateful: one per run, used by one thread at a time.
 
-    For text use `segments`, which keeps the order of stdout and stderr exactly. `stream` is for a caller that can
-    take only the text of the stream it asks about: text of the other stream then follows with its next message.
-    Before anything that is no stream (a display, an error, `clear_output`), append what `flush` returns.
+    It is an `OutputFilter` of `libsafe_nb.execution`.
     """
 
     def __init__(self, secrets: SecretSet) -> None:
         self._secrets = secrets
         self._held: dict[str, _Pieces] = {}
-        self._owed: dict[str, _Pieces] = {}
         self._counts: collections.Counter[tuple[str | None, str, str, str]] = collections.Counter()
 
     @property
@@ -60,22 +57,10 @@ class LiveFilter:
             self._held[cell_id] = after
         return self._redacted(cell_id, before, [each for each in found if each.end <= certain])
 
-    def stream(self, cell_id: str, name: str, text: str) -> str:
-        """What may be appended to stream `name` now."""
-        ready = self._owed.pop(cell_id, []) + self.segments(cell_id, name, text)
-        others = [(other, part) for other, part in ready if other != name]
-        if others:
-            self._owed[cell_id] = others
-        return "".join(part for own, part in ready if own == name)
-
-    def flush(self, cell_id: str) -> _Pieces:
-        """All that is held back or owed, because something else than text follows."""
-        held = self._held.pop(cell_id, [])
-        return _joined(self._owed.pop(cell_id, []) + self._redacted(cell_id, held, self._read(held)[0]))
-
     def end_cell(self, cell_id: str) -> _Pieces:
-        """The remainders, because the cell has ended: `(stream, text)` in order."""
-        return self.flush(cell_id)
+        """What is held back: to be asked at the end of a cell, and before a rich output, so that the order stays."""
+        held = self._held.pop(cell_id, [])
+        return self._redacted(cell_id, held, self._read(held)[0]) if held else []
 
     def output(self, cell_id: str, output: Any) -> Any:
         """

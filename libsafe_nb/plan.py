@@ -1,0 +1,287 @@
+"""All that is settled before a run's job starts: what is wrong is told here, and nothing was started."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from libsafe_nb import kernels
+from libsafe_nb import notebook as notebooks
+from libsafe_nb.connection import SAMPLE_KEY, Connection, connect
+from libsafe_nb.errors import Forbidden, NotebookError, NotFound, ObjectNotFound, UsageError
+from libsafe_nb.notebook import FunctionNotebook
+from libsafe_nb.papermill_io import split
+from libsafe_nb.payload import Payload
+from libsafe_nb.redact.matching import SecretSet
+from libsafe_nb.secrets import Secret, weakness
+from libsafe_nb.settings import Settings
+
+if TYPE_CHECKING:
+    from libsafe_nb.execution import CellState, Limits
+
+DEFAULT_CONTAINER = "1"
+"""The local platform's default container."""
+
+LISTED_WITHIN = 60.0
+"""Seconds that the platform has to list a file after it was put to S3."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is settled before the job starts."""
+
+    run: str
+    connection: Connection
+    function: FunctionNotebook
+    payload: Payload
+    files: list[dict[str, Any]]
+    warnings: list[str]
+    secrets: SecretSet
+    limits: Limits
+    on_cell: Callable[[CellState], None] | None
+    folder: Path
+
+
+def within(limits: Limits | None, timeout: float | None) -> Limits:
+    from libsafe_nb.execution import Limits
+
+    if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
+        raise UsageError(f"timeout: expected a number of seconds above 0, got {timeout}")
+    found = limits or Limits()
+    return dataclasses.replace(found, timeout=timeout) if timeout is not None else found
+
+
+def prepare(
+    payload: Payload | str | bytes | Mapping[str, Any] | None,
+    notebook: str | Path,
+    *,
+    container: str | None,
+    files: Sequence[str],
+    uploads: list[Path],
+    params: Mapping[str, Any],
+    job: str | None,
+    limits: Limits,
+    settings: Settings | None,
+    script: bool,
+    on_cell: Callable[[CellState], None] | None,
+) -> Plan:
+    given = (
+        payload if isinstance(payload, Payload) else Payload.parse(payload) if payload is not None else None
+    )
+    container = container or None
+    _check_uploads(uploads)
+    remote = str(notebook).startswith("libsafe://")
+    # What needs no platform is checked before one is started.
+    function = None if remote else _parse(_read_local(Path(notebook)), str(notebook), script=script)
+    bound, warnings = _bind(function, given, params) if function else ({}, [])
+    connection = connect(given, settings=settings)
+    _check_target(
+        connection,
+        container or (given.container if given else DEFAULT_CONTAINER),
+        job or (given.job if given else ""),
+    )
+    if function is None:
+        function = _parse(_read_remote(connection, str(notebook)), str(notebook), script=script)
+        bound, warnings = _bind(function, given, params)
+    secrets = _secrets(connection, given, function)
+    base = given or Payload.manual(container=container or DEFAULT_CONTAINER)
+    base = base.replace(container=container, params=bound)
+    found = _find_files(connection, base, files, uploads)
+    base = base.replace(
+        api={**base.api, "url": connection.settings.url},
+        file_ids=[each["id"] for each in found],
+        file_paths=[each["fullpath"] for each in found],
+    )
+    run_id = str(uuid.uuid4())
+    base = base.replace(job=job or base.job or _create_job(connection, base, function))
+    return Plan(
+        run=run_id,
+        connection=connection,
+        function=function,
+        payload=base,
+        files=found,
+        warnings=warnings,
+        secrets=secrets,
+        limits=limits,
+        on_cell=on_cell,
+        folder=connection.settings.home / "runs" / run_id,
+    )
+
+
+def _check_target(connection: Connection, container: str, job: str) -> None:
+    """The container and the job are there, and the job has not ended."""
+    try:
+        connection.client.container(_id("container", container))
+        found = connection.client.job(_id("job", job)) if job else None
+    except (NotFound, Forbidden) as exc:
+        raise UsageError(f"container {container}, job {job or 'new'}: {exc}") from exc
+    if found and found["status"] in ("COMPLETED", "FAILED", "CANCELLED"):
+        raise UsageError(f"job {job}: expected one that has not ended, found it {found['status']}")
+
+
+def _id(what: str, text: str) -> str:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise UsageError(f"{what}: expected a number, got {text[:40]!r}")
+    return text
+
+
+def _secrets(connection: Connection, given: Payload | None, function: FunctionNotebook) -> SecretSet:
+    """
+    Everything that must not be stored: the connection's keys, the payload's, and keys pasted into the notebook.
+
+    A connection's key that is too weak to be told from ordinary text is refused here, before anything is stored;
+    of the others, what is too weak to be a key is none.
+    """
+    secrets = {name: Secret(name, value) for name, value in connection.secrets().items()}
+    known = {secret.reveal() for secret in secrets.values()}
+    for source, values in (("payload", given.api if given else {}), ("notebook", function.pasted)):
+        for name, value in values.items():
+            if (
+                name != "url"
+                and isinstance(value, str)
+                and value not in known | {SAMPLE_KEY}
+                and not weakness(value)
+            ):
+                secrets[f"{source}.{name}"] = Secret(f"{source}.{name}", value)
+    return SecretSet(secrets.values())
+
+
+def _check_uploads(uploads: list[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in uploads:
+        if not path.is_file():
+            raise UsageError(
+                f"--upload {path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}"
+            )
+        if not os.access(path, os.R_OK):
+            raise UsageError(f"--upload {path}: cannot be read")
+        if path.name == "provenance" or "\\" in path.name or not path.name.isprintable():
+            raise UsageError(f"--upload {path!r}: expected a plain name, got {path.name!r}")
+        if path.name in seen:
+            raise UsageError(
+                f"--upload {path}: {seen[path.name]} has the same name; both would be stored as /{path.name}"
+            )
+        seen[path.name] = path
+
+
+def _read_local(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise NotebookError(f"{path}: cannot be read ({exc.strerror or exc})", notebook=str(path)) from exc
+
+
+def _read_remote(connection: Connection, address: str) -> bytes:
+    container, path = split(address)
+    try:
+        return connection.storage.get(container, path)
+    except ObjectNotFound as exc:
+        raise NotebookError(f"{address}: there is no such notebook", notebook=address) from exc
+
+
+def _parse(source: bytes, name: str, *, script: bool) -> FunctionNotebook:
+    function = notebooks.from_script(source, name=name) if script else notebooks.parse(source, name=name)
+    try:
+        kernels.check(function.kernel_name, function.language)
+    except NotebookError as exc:
+        raise NotebookError(f"{name}: {exc}", notebook=name) from exc
+    return function
+
+
+def _bind(
+    function: FunctionNotebook, given: Payload | None, params: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    strict = bool(function.metadata.get("strict_params"))
+    bound = notebooks.bind(function, given.params if given else {}, known_only=strict)
+    unknown = [name for name in bound if name not in function.parameters]
+    bound.update(
+        {
+            name: notebooks.bind(function, {name: value}, known_only=True)[name]
+            for name, value in params.items()
+        }
+    )
+    return bound, [
+        f"function_params.{name} is not declared by the notebook; it was passed on as it is"
+        for name in unknown
+    ]
+
+
+def _create_job(connection: Connection, payload: Payload, function: FunctionNotebook) -> str:
+    created = connection.client.create_job(
+        payload.container, name=Path(function.name).name, function_key=payload.function_key or None
+    )
+    return created["id"]
+
+
+def _find_files(
+    connection: Connection, payload: Payload, files: Sequence[str], uploads: list[Path]
+) -> list[dict[str, Any]]:
+    """The run's files as the platform knows them, in order, each once. Uploads come last: a typing error stores nothing."""
+    wanted = [*(payload.file_ids or payload.file_paths), *files]
+    by_id = {
+        each["id"]: each
+        for each in _by_ids(
+            connection, payload.container, [_id("file", name) for name in wanted if _is_id(name)]
+        )
+    }
+    found = [
+        by_id[name] if _is_id(name) else _by_path(connection, payload.container, name) for name in wanted
+    ]
+    for path in uploads:
+        try:
+            connection.storage.upload(payload.container, f"/{path.name}", path)
+        except OSError as exc:
+            raise UsageError(f"--upload {path}: cannot be read ({exc.strerror or exc})") from exc
+        found.append(_await_file(connection, payload.container, f"/{path.name}"))
+    return list({each["id"]: each for each in found}.values())
+
+
+def _by_path(connection: Connection, container: str, path: str) -> dict[str, Any]:
+    try:
+        found = dict(connection.client.file_by_path(container, path))
+    except NotFound as exc:
+        raise UsageError(f"container {container}: expected a file at {path!r}, found none") from exc
+    return _file_of(found, container)
+
+
+def _await_file(connection: Connection, container: str, path: str) -> dict[str, Any]:
+    """A file that was just put to S3, as soon as the platform lists it; how soon that is, is not ours to say."""
+    deadline = time.monotonic() + LISTED_WITHIN
+    while True:
+        try:
+            return dict(connection.client.file_by_path(container, path))
+        except NotFound:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+def _by_ids(connection: Connection, container: str, ids: list[str]) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(ids), 500):
+        batch = ids[start : start + 500]
+        found = connection.client.search(
+            [{"property": "id", "operator": "in", "value": batch}], page=len(batch)
+        )
+        known = {row["id"]: dict(row) for row in found}
+        for each in batch:
+            if each not in known:
+                raise UsageError(f"file {each}: the platform has no such file, or the key may not see it")
+            yield _file_of(known[each], container)
+
+
+def _is_id(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+def _file_of(row: dict[str, Any], container: str) -> dict[str, Any]:
+    if row.get("type") == "FOLDER" or str(row.get("container_id", container)) != container:
+        place = f"a {row.get('type', '').lower()} of container {row.get('container_id')}"
+        raise UsageError(f"file {row['id']}: expected a file of container {container}, found {place}")
+    return row
