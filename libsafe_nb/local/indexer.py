@@ -207,8 +207,10 @@ class Indexer:
                 continue
             container = int(head)
             if path.endswith("/"):
-                with self._db.transaction():
-                    files.make_folder(self._db, container, path.strip("/"))
+                # Not one that was deleted over REST: that leaves the marker in the store.
+                if files.find(self._db, container, path.strip("/"), folder=True) is None:
+                    with self._db.transaction():
+                        files.make_folder(self._db, container, path.strip("/"))
                 continue
             row = files.find(self._db, container, path, folder=False)
             if row is not None and not row["deleted"] and (row["size"], row["etag"]) == (size, etag):

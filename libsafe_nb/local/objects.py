@@ -15,7 +15,6 @@ from typing import IO, Any, ParamSpec, TypeVar
 
 from libsafe_nb.errors import LocalPlatformError
 
-
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 

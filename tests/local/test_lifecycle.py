@@ -167,9 +167,13 @@ def test_objects_stored_while_the_platform_process_is_dead_appear_after_its_rest
 def test_the_s3_side_comes_back_on_the_same_endpoint(root, victim):
     with local.serve(root) as platform, clients(platform.settings) as (rest, s3):
         s3.put_object(Bucket="libsafe", Key="1/a.txt", Body=b"acknowledged")
+        eventually(lambda: rest.listed("1"))
         weed = weed_of(root)
         kill(Root(root).s3_side_running() if victim == "s3side" else weed)
         eventually(lambda: not weed.alive)
+        file = rest.listed("1")[0]["id"]
+        meanwhile = rest.send("POST", f"/file/{file}/restore")
+        assert meanwhile.status_code in (200, 503), meanwhile.text
 
         def stored():
             with contextlib.suppress(Exception):
