@@ -149,7 +149,7 @@ def nothing_left(monkeypatch):
     try:
         yield mark
         wait_for(lambda: not marked_processes(mark), 5, "the end of all processes")
-        wait_for(lambda: not os.listdir(runtime), 5, "the removal of the sockets")
+        wait_for(lambda: not any(Path(runtime).iterdir()), 5, "the removal of the sockets")
     finally:
         for pid in marked_processes(mark):
             with contextlib.suppress(ProcessLookupError):
