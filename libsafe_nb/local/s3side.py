@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 ORPHAN_SECONDS = 120.0
 READY_SECONDS = 30.0
 """For the S3 server to answer after its start (0.6 to 1.0 s measured)."""
+VOLUME_SECONDS = 0.5
+"""For its volumes to be known after that; see `S3Side._ready`."""
 STOP_SECONDS = 10.0
 """For the S3 server to end by itself (1.3 s measured), before it is killed."""
 LOG_BYTES = 5_000_000
@@ -104,6 +106,8 @@ class S3Side:
     # The S3 server.
 
     async def _start_server(self, wanted: list[int]) -> None:
+        """Start the S3 server until it answers; with the wanted ports if they are free."""
+        patience = VOLUME_SECONDS
         while not self._stopping.is_set():
             ports = weed.WeedPorts(tuple(places.free_ports(len(weed.PORT_NAMES), wanted=wanted)))
             process = weed.start(
@@ -112,22 +116,40 @@ class S3Side:
                 log=self._log,
                 stdout=self._log,
             )
-            if await self._ready(process, ports):
+            ready = False
+            try:
+                ready = await self._ready(process, ports, patience)
+            finally:
+                if not ready:
+                    # Nobody has stored anything there yet, so it need not end gently.
+                    process.kill()
+                    process.wait()
+                    _remove_sockets(list(ports.all))
+            if ready:
                 self.server = S3Server(process, ProcessId.of(process.pid), ports)
                 self._publish(self.server)
                 return
-            # Another process took a port in between, or the server failed for a reason of its own (see its log).
-            await _end(process)
-            _remove_sockets(list(ports.all))
-            wanted = []
-            await asyncio.sleep(0.2)
+            # Another process took a port in between, its volumes missed their turn, or it failed for a reason of its
+            # own (see its log).
+            patience *= 3
+            await asyncio.sleep(0.1)
 
-    async def _ready(self, process: subprocess.Popen[bytes], ports: weed.WeedPorts) -> bool:
+    async def _ready(self, process: subprocess.Popen[bytes], ports: weed.WeedPorts, patience: float) -> bool:
+        """
+        Whether it answers S3 and knows where its volumes are.
+
+        In about one start of ten the volumes report half a millisecond before their master is the leader, and try
+        again after five seconds, in which every GET is a 500. A new start is quicker, so they get `patience` seconds.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + READY_SECONDS
+        patient = False
         while process.poll() is None and loop.time() < deadline and not self._stopping.is_set():
-            if await _answers(ports.s3):
-                return True
+            if await _get(ports.s3, "/status"):
+                if b'"DataNodes":[{' in (await _get(ports.master, "/dir/status")).replace(b" ", b""):
+                    return True
+                if not patient:
+                    patient, deadline = True, loop.time() + patience
             await asyncio.sleep(0.02)
         return False
 
@@ -198,20 +220,20 @@ class _Noted(Conversation):
         self._all.discard(self.client)
 
 
-async def _answers(port: int) -> bool:
-    """Whether the S3 server says 200 to its own status call (it does once its filer and volumes are there)."""
+async def _get(port: int, path: str) -> bytes:
+    """The whole answer if it is 200, else nothing."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
-        return False
+        return b""
     try:
-        writer.write(b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-        line = await asyncio.wait_for(reader.readline(), 2)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 2)
     except (OSError, TimeoutError):
-        return False
+        return b""
     finally:
         writer.close()
-    return line.startswith(b"HTTP/1.1 200")
+    return answer if answer.startswith(b"HTTP/1.1 200") else b""
 
 
 async def _end(process: subprocess.Popen[bytes]) -> None:

@@ -48,6 +48,10 @@ class WeedPorts:
         return self.all[0]
 
     @property
+    def master(self) -> int:
+        return self.all[2]
+
+    @property
     def filer(self) -> str:
         """The filer's address as weed's own commands want it: `HOST:PORT.GRPC`."""
         return f"127.0.0.1:{self.all[6]}.{self.all[7]}"
