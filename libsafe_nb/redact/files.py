@@ -28,8 +28,8 @@ class FileScan:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was found; what was not checked does not count."""
-        return not self.hits and not self.undecidable
+        """Whether no secret was found. What is undecidable or not checked is for the caller to judge and to record."""
+        return not self.hits
 
 
 class StreamScanner:
@@ -82,5 +82,8 @@ class StreamScanner:
         return FileScan(self._size, self.hits, undecidable, not_checked)
 
     def _look(self) -> None:
-        for span in self._secrets.find_bytes(bytes(self._pending)):
+        data = bytes(self._pending)
+        # Undoing escapes makes sense in text only. Other bytes of this number are never without a zero.
+        text = None if b"\0" in data else data.decode("utf-8", "replace")
+        for span in self._secrets.find_bytes(data) if text is None else self._secrets.find(text):
             self._hits[span.secret, span.form] = None
