@@ -77,6 +77,11 @@ class Account:
                 self._write(CellState(cell_id(cell, index), index))
         self._whole("running")
 
+    def kernel_is(self, **facts: Any) -> None:
+        """Note what is known of the kernel; saved with the next save, so that also a killed run names its kernel."""
+        self.kernel.update(facts)
+        self.nb.metadata[KEY]["kernel"] = NotebookNode(self.kernel)
+
     def cell_started(self, index: int) -> CellState:
         self._cell_clock = time.monotonic()
         state = replace(self._states[index], status="running", started=now())

@@ -96,6 +96,7 @@ class Conversation:
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._idle: dict[str, asyncio.Future[None]] = {}
         self._heard = 0
+        self._news = False
         self._fault: BaseException | None = None
 
     async def run(self) -> Verdict:
@@ -141,7 +142,7 @@ class Conversation:
         """Connect, do everything, and disconnect; the kernel's process is ended by the caller."""
         loop = asyncio.get_running_loop()
         self._kernel = kernel
-        self._account.kernel = {"name": self._spec.name, "language": self._spec.language, "pid": kernel.pid}
+        self._account.kernel_is(name=self._spec.name, language=self._spec.language, pid=kernel.pid)
         context = zmq.asyncio.Context()
         # Defaults for all sockets of the context. A kernel whose streams are ours waits when we fall behind; any other
         # would drop messages, so that there nothing bounds our queue but our speed.
@@ -230,7 +231,7 @@ class Conversation:
         language = info.get("language_info", {})
         if language:
             self._nb.metadata["language_info"] = NotebookNode(language)
-        self._account.kernel.update(
+        self._account.kernel_is(
             language=language.get("name", self._spec.language),
             language_version=language.get("version"),
             implementation=f"{info.get('implementation', '')} {info.get('implementation_version', '')}".strip(),
@@ -269,6 +270,7 @@ class Conversation:
     async def _execute(self, cell: NotebookNode, index: int) -> Verdict | None:
         """Execute a cell; return how the run ended if it ended there."""
         self._tell(self._account.cell_started(index))
+        self._news = True
         self._save()
         message = self._client.execute(
             cell.source, store_history=True, allow_stdin=False, stop_on_error=False
@@ -529,18 +531,20 @@ class Conversation:
     async def _autosave(self) -> None:
         while True:
             await asyncio.sleep(0.5)
-            if self._front.changed:
+            if self._news or self._front.changed:
                 self._save()
 
     def _cell_ended(self, index: int, status: CellStatus, cause: str | None = None) -> None:
         self._front.end(index)
         self._tell(self._account.cell_ended(index, status, cause))
+        self._news = True
         self._save(urgent=status not in ("completed", "expected-error"))
 
     def _save(self, *, urgent: bool = False) -> None:
         if self._saver is not None and (urgent or self._saver.due):
             self._front.render()
             self._saver.try_save(self._nb)
+            self._news = False
 
 
 def _cell_status(cause: str, obeyed: bool) -> CellStatus:

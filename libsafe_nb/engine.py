@@ -118,6 +118,8 @@ class LibsafeEngine(Engine):  # type: ignore[misc] # papermill is not typed
         execution.outcome = account.end(verdict.status, verdict.cause, verdict.error)
         if fault is None and verdict.status not in ("completed", "failed"):
             fault = _exception(verdict)
+        if verdict.cause == "save" and fault is not None:
+            raise fault
         try:
             place.end(nb, raising=fault is not None)
         except Exception as exc:

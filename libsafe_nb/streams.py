@@ -61,13 +61,21 @@ class OutStream(iostream.OutStream):
         self.pub_thread.schedule(self._flush)
         sent = threading.Event()
         self.pub_thread.schedule(sent.set)
-        while not sent.wait(0.02) and thread.is_alive():
-            pass
+        while not sent.wait(0.05) and thread.is_alive():
+            # What is scheduled waits for the next wake-up if something before it failed.
+            self.pub_thread.schedule(_nothing)
 
     def _flush_buffers(self) -> Iterator[tuple[dict[str, Any], str]]:
         for parent, text in super()._flush_buffers():  # type: ignore[no-untyped-call]
+            if not text.isascii():
+                # Half characters, which no message can carry.
+                text = text.encode("utf-8", errors="replace").decode("utf-8")
             for start in range(0, len(text), PIECE):
                 yield parent, text[start : start + PIECE]
+
+
+def _nothing() -> None:
+    pass
 
 
 def _wait_rather_than_drop(socket: Any) -> None:

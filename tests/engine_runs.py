@@ -91,24 +91,17 @@ def read(path: Path) -> Any:
     return found
 
 
-def spawn(folder: Path, *cells, engine="libsafe", options=(), environ=None) -> subprocess.Popen[bytes]:
+def spawn(folder: Path, *cells, engine="libsafe", options=()) -> subprocess.Popen[bytes]:
     """Have papermill's own program execute a notebook of these cells to `folder/out.ipynb`."""
     nbformat.write(notebook(*cells), folder / "in.ipynb")
-    return subprocess.Popen(
-        [sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "--engine", engine, *options],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "stderr").open("wb"),
-        env={**os.environ, **(environ or {})},
-    )
-
-
-def ended(process, seconds=60):
-    """Wait for a program's end; return what `Ran` tells of it, with its exit code as `code`."""
-    begun = time.monotonic()
-    process.wait(seconds)
-    return time.monotonic() - begun
+    with (folder / "stderr").open("wb") as stderr:
+        return subprocess.Popen(
+            [sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "--engine", engine, *options],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
 
 
 def wait_for(condition, seconds=30.0, what="it"):
