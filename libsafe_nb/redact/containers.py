@@ -24,13 +24,21 @@ _PROOF = 128
 _PROVEN_STEPS = 8
 _PIECE = 4096
 
-EMBEDDED = re.compile(
+_HEADER = re.compile(
     rb"\x1f\x8b\x08[\x00-\x1f].{4}[\x00\x02\x04][\x00-\x0d\xff]"
     rb"|PK\x03\x04[\x00-\x3f]\x00..[\x00\x08\x09\x0c\x0e\x5d\x5f]\x00"
     rb"|BZh[1-9]1AY&SY|\xfd7zXZ\x00|\x89PNG\r\n\x1a\n|\x80[\x04\x05]\x95.{4}\x00{4}",
     re.DOTALL,
 )
-"""Headers certain enough to be looked for in the middle of other bytes."""
+_SIGNATURES = (
+    b"\x1f\x8b\x08",
+    b"PK\x03\x04",
+    b"AY&SY",
+    b"\xfd7zXZ\x00",
+    b"\x89PNG\r\n",
+    b"\x80\x04\x95",
+    b"\x80\x05\x95",
+)
 
 
 class Unreadable(Exception):
@@ -71,8 +79,15 @@ def begins_container(data: bytes) -> bool:
     return data[:1] in _FIRST and any(begins(data) for begins, _, _ in _READERS)
 
 
+def embedded(data: bytes) -> Iterator[int]:
+    """Where containers begin in the middle of other bytes: those whose header is certain enough for that."""
+    # Searches for bytes are much faster than the expression.
+    if any(signature in data for signature in _SIGNATURES):
+        yield from (match.start() for match in _HEADER.finditer(data))
+
+
 def _is_gzip(data: bytes) -> bool:
-    return data[:3] == b"\x1f\x8b\x08" and EMBEDDED.match(data) is not None
+    return data[:3] == b"\x1f\x8b\x08" and _HEADER.match(data) is not None
 
 
 def _is_zlib(data: bytes) -> bool:
@@ -253,8 +268,8 @@ _READERS: tuple[
     tuple[Callable[[bytes], bool], str, Callable[[bytes, Allowance], list[bytes] | None]], ...
 ] = (
     (_is_gzip, "gzip", _gzip),
-    (lambda data: data[:2] == b"PK" and EMBEDDED.match(data) is not None, "zip", _zip),
-    (lambda data: data[:3] == b"BZh" and EMBEDDED.match(data) is not None, "bzip2", _bzip2),
+    (lambda data: data[:2] == b"PK" and _HEADER.match(data) is not None, "zip", _zip),
+    (lambda data: data[:3] == b"BZh" and _HEADER.match(data) is not None, "bzip2", _bzip2),
     (lambda data: data[:6] == b"\xfd7zXZ\0", "xz", _xz),
     (lambda data: data[:8] == b"\x89PNG\r\n\x1a\n", "png", _png),
     (lambda data: data[:3] == b"\xff\xd8\xff", "jpeg", _jpeg),

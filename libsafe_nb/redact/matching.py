@@ -11,6 +11,7 @@ twenty times that. Only where the answer is yes is the text cut into windows and
 from __future__ import annotations
 
 import bisect
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from libsafe_nb.redact.reading import (
     Fold,
     View,
     has_escapes,
-    plain,
+    readings,
     to_bytes,
     to_text,
     unfinished,
@@ -65,6 +66,7 @@ class SecretSet:
         self._probes = {fold: [probe for probe in found if probe.fold is fold] for fold in Fold}
         self._folds = [fold for fold in Fold if self._probes[fold]]
         self._needles = {fold: _least(found, fold) for fold in Fold}
+        self._minds_invisible = bool(self._needles[Fold.WIDE] or self._needles[Fold.DENSE])
         self._stride, self._grams = _sampling(self._needles[Fold.ALNUM])
         short = _GRAM * self._stride + _GRAM - 1
         self._sampled = [needle for needle in self._needles[Fold.ALNUM] if len(needle) >= short]
@@ -101,13 +103,8 @@ class SecretSet:
         return False
 
     def suspects_text(self, text: str) -> bool:
-        """`suspects`, of the text as it stands and with its escapes undone."""
-        if self.suspects(to_bytes(text)):
-            return True
-        read = plain(text) if has_escapes(text) else text
-        if (self._needles[Fold.WIDE] or self._needles[Fold.DENSE]) and not read.isascii():
-            read = INVISIBLE.sub("", read)
-        return read is not text and read != text and self.suspects(to_bytes(read))
+        """`suspects`, of every reading of the text."""
+        return any(self.suspects(to_bytes(read)) for read in self._readings(text))
 
     def find(self, text: str) -> list[Span]:
         """Where the forms stand, in order, none overlapping another."""
@@ -158,10 +155,10 @@ class SecretSet:
         begin = cut = unfinished(tail)
         # What is cut off may belong to a form that began before it, so the part before is looked at as well.
         for part in {tail, tail[:cut]}:
-            for view in views(part) if has_escapes(part) or not part.isascii() else [View(part)]:
-                first = self._open_end(view.text)
-                if first < len(view.text):
-                    begin = min(begin, view.span(first, first + 1)[0])
+            for number, read in enumerate(self._readings(part)):
+                first = self._open_end(read)
+                if first < len(read):
+                    begin = min(begin, self._place(part, number, len(read) - first))
         folded = Fold.ALNUM.apply(to_bytes(tail))
         if any(clue in folded for clue in derived.CLUES):
             begin = min(begin, derived.unfinished(tail))
@@ -175,6 +172,22 @@ class SecretSet:
             if self._leads and part.endswith(self._leads):
                 starts.append(len(part) - max(len(lead) for lead in self._leads if part.endswith(lead)))
         return min(starts)
+
+    def _place(self, text: str, number: int, count: int) -> int:
+        """Where the last `count` characters of the reading with this number begin in the text itself."""
+        if number == 0:
+            return len(text) - count
+        size = 64
+        while True:
+            # Only the end is viewed; an escape that is cut at its beginning shows as a few strange characters there.
+            size = min(4 * size + count, len(text))
+            *_, view = itertools.islice(views(text[-size:], invisible=self._minds_invisible), number + 1)
+            if size == len(text) or len(view.text) >= count + 32:
+                index = max(0, len(view.text) - count)
+                return len(text) - size + view.span(index, index + 1)[0]
+
+    def _readings(self, text: str) -> Iterator[str]:
+        return readings(text, invisible=self._minds_invisible)
 
     def _windows(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
         """Parts of the text, each with a form in it or the whole of what may be one."""
@@ -228,7 +241,7 @@ class _Endings:
     def __init__(self, needles: Iterable[bytes]) -> None:
         self._needles = sorted(set(needles))
         self._longest = max(map(len, self._needles), default=0)
-        self._firsts = {needle[:length] for needle in self._needles for length in (1, 2)}
+        self._firsts = {needle[:length] for needle in self._needles for length in (1, 2, 3)}
 
     def start(self, text: str, fold: Fold) -> int:
         """The character with which the longest such end begins, and one before it that may hold a part of a secret."""
@@ -248,7 +261,7 @@ class _Endings:
 
     def _overlap(self, folded: bytes) -> int:
         for index in range(max(0, len(folded) - self._longest), len(folded)):
-            if folded[index : index + 2] in self._firsts:
+            if folded[index : index + 3] in self._firsts:
                 suffix = folded[index:]
                 at = bisect.bisect_left(self._needles, suffix)
                 if at < len(self._needles) and self._needles[at].startswith(suffix):

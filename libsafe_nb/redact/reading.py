@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import html
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 ROUNDS = 3
 """Escapes within escapes are undone this often; runs of backslashes, `%2525` and `&amp;amp;` count as one."""
@@ -63,11 +63,13 @@ INVISIBLE = re.compile(
 )
 """Characters that a reader does not see: zero-width, direction marks, variation selectors, soft hyphens, tags."""
 
+_TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,512}(?:\x07|\x1b\\)|[@-Z\\-_])")
+_HIDDEN = re.compile(f"{_TERMINAL.pattern}|{INVISIBLE.pattern}")
+
 # Each alternative begins with a literal, so that the search skips ordinary text quickly.
 _ESCAPE = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,512}(?:\x07|\x1b\\)|[@-Z\\-_])"
-    r"|\\+u[dD][89abAB][0-9a-fA-F]{2}\\+u[dD][c-fC-F][0-9a-fA-F]{2}"
-    r"|\\+(?:u[0-9a-fA-F]{4}|U00[01][0-9a-fA-F]{5}|x[0-9a-fA-F]{2}|[0-3][0-7]{2}|[\s\S])"
+    r"\\+(?:u(?:[dD][89abAB][0-9a-fA-F]{2}\\+u[dD][c-fC-F][0-9a-fA-F]{2}|[0-9a-fA-F]{4})"
+    r"|x[0-9a-fA-F]{2}|U00[01][0-9a-fA-F]{5}|[0-3][0-7]{2}|[\s\S])"
     r"|%(?:25)*[c-fC-F][0-9a-fA-F](?:%(?:25)*[89abAB][0-9a-fA-F]){1,3}"
     r"|%(?:25)*[0-9a-fA-F]{2}"
     r"|&(?:amp;)*(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
@@ -95,19 +97,39 @@ _UNFINISHED = re.compile(
 
 
 def has_escapes(text: str) -> bool:
-    """Whether `plain` could differ from the text. Four scans for one character each: nearly free."""
+    """Whether there is more than one reading of a text without invisible characters. Four scans for one character each: nearly free."""
     return "\\" in text or "%" in text or "&" in text or "\x1b" in text
 
 
-def plain(text: str) -> str:
-    """The text with its escapes undone and its terminal codes left out."""
+def readings(text: str, *, invisible: bool = True) -> Iterator[str]:
+    """
+    The text as it stands, then each further reading that differs: terminal codes left out, escapes undone, and again.
+
+    `invisible` characters are left out with the terminal codes. A fold that keeps ASCII only does so anyway, and looking
+    for them costs 10 ms/MB of text beyond ASCII.
+    """
+    yield text
     for _ in range(ROUNDS):
-        if not has_escapes(text):
-            return text
-        before, text = text, _ESCAPE.sub(lambda match: _meaning(match[0]), text)
-        if before == text:
-            return text
-    return text
+        before = text
+        if "\x1b" in text:
+            text = _TERMINAL.sub("", text)
+        if invisible and not text.isascii():
+            text = INVISIBLE.sub("", text)
+        if text != before:
+            yield text
+        if not ("\\" in text or "%" in text or "&" in text):
+            return
+        undone = _ESCAPE.sub(lambda match: _MEANINGS[match[0]], text)
+        if undone == text:
+            return
+        text = undone
+        yield text
+
+
+def plain(text: str) -> str:
+    """The last of the `readings`, with invisible characters left in."""
+    *_, last = readings(text, invisible=False)
+    return last
 
 
 def unfinished(text: str) -> int:
@@ -131,13 +153,13 @@ class View:
         """The part of the original text that characters `start` to `end` came from."""
         return self._starts[start], self._ends[end - 1]
 
-    def undone(self) -> View:
-        """The next reading: one round of escapes undone, invisible characters left out; itself if there are none."""
+    def without(self, tokens: Iterable[tuple[int, int, str]]) -> View:
+        """The view with each token, `(start, end, meaning)`, replaced by what it means."""
         parts: list[str] = []
         starts: list[int] = []
         ends: list[int] = []
         position = 0
-        for start, end, meaning in [*_tokens(self.text), (len(self.text), len(self.text), "")]:
+        for start, end, meaning in [*tokens, (len(self.text), len(self.text), "")]:
             parts += self.text[position:start], meaning
             starts += self._starts[position:start]
             ends += self._ends[position:start]
@@ -145,8 +167,7 @@ class View:
                 starts += [self._starts[start]] * len(meaning)
                 ends += [self._ends[end - 1]] * len(meaning)
             position = end
-        text = "".join(parts)
-        return self if text == self.text else View(text, starts, ends)
+        return View("".join(parts), starts, ends)
 
     def folded(self, fold: Fold) -> tuple[bytes, list[int]]:
         """The folded bytes, and for each byte the index of the character that it came from."""
@@ -164,13 +185,19 @@ class View:
         return b"".join(pieces), owners
 
 
-def views(text: str) -> Iterator[View]:
-    """The text as it stands, then with each further round of escapes undone."""
+def views(text: str, *, invisible: bool = True) -> Iterator[View]:
+    """The `readings`, each as a view. A thousand times slower: for windows, not for whole texts."""
     view = View(text)
     yield view
+    hidden = _HIDDEN if invisible else _TERMINAL
     for _ in range(ROUNDS):
-        after = view.undone()
-        if after is view:
+        found = [(match.start(), match.end(), "") for match in hidden.finditer(view.text)]
+        if found:
+            view = view.without(found)
+            yield view
+        found = [(match.start(), match.end(), _meaning(match[0])) for match in _ESCAPE.finditer(view.text)]
+        after = view.without(found)
+        if after.text == view.text:
             return
         view = after
         yield view
@@ -186,22 +213,21 @@ def to_text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _tokens(text: str) -> Iterator[tuple[int, int, str]]:
-    found = [(match.start(), match.end(), _meaning(match[0])) for match in _ESCAPE.finditer(text)]
-    if not text.isascii():
-        hidden = [(match.start(), match.end(), "") for match in INVISIBLE.finditer(text)]
-        found = sorted(found + hidden)
-    position = 0
-    for start, end, meaning in found:
-        if start >= position:
-            yield start, end, meaning
-            position = end
+class _Meanings(dict[str, str]):
+    """Escapes that were met and what they mean, for a text has few different ones. Bounded."""
+
+    def __missing__(self, escape: str) -> str:
+        if len(self) > 4096:
+            self.clear()
+        meaning = self[escape] = _meaning(escape)
+        return meaning
+
+
+_MEANINGS = _Meanings()
 
 
 def _meaning(escape: str) -> str:
-    """What one escape stands for; nothing for a terminal code."""
-    if escape[0] == "\x1b":
-        return ""
+    """What one escape stands for."""
     if escape[0] == "%":
         return bytes.fromhex(_PERCENTS.sub("", escape)).decode("utf-8", "surrogateescape")
     if escape[0] == "&":

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 
 from libsafe_nb.redact.containers import (
     BEGINNINGS,
-    EMBEDDED,
     Allowance,
     Unreadable,
     begins_container,
     contents,
+    embedded,
 )
 from libsafe_nb.redact.matching import SecretSet
 from libsafe_nb.redact.reading import plain, views
@@ -42,25 +42,35 @@ _SHORTEST_STRONG_RUN = 30
 _WORTH_DECODING = 40
 """Shorter runs can hold no form that `matching` does not find in them as they stand."""
 
+_DIGESTS = frozenset((32, 40, 56, 64, 96, 128))
+_HEX = b"0123456789abcdefABCDEF"
+_IN_RUN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
+_RUNS = bytes(97 if code in _IN_RUN else 32 for code in range(256))
+_SHORTEST_CUT = 12
+_CUTS = bytes(97 if code in _IN_RUN else code for code in range(256))
+_URLSAFE = bytes.maketrans(b"-_", b"+/")
+_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
+
 _WRAPPED_AT = 56
 """Lines of this length and more may go on in the next one: base64 is wrapped at 64 or 76 characters."""
 
 _HEADS = frozenset(
     head
     for first in BEGINNINGS
-    for encoded in (binascii.b2a_base64(first), base64.urlsafe_b64encode(first))
-    for head in (encoded[:2], first.hex().encode()[:2], first.hex().upper().encode()[:2])
+    for encoded in (base64.b64encode(first + bytes([low])) for low in range(0, 256, 64))
+    for head in (
+        encoded[:3],
+        encoded[:3].translate(_TO_URLSAFE),
+        first.hex().encode()[:3],
+        first.hex().upper().encode()[:3],
+    )
 )
 """With what base64 and hex of the containers begin."""
 
 _MOST_EMBEDDED = 64
-_HEX = b"0123456789abcdefABCDEF"
 _PRINTABLE = bytes(range(32, 127)) + b"\r\n\t"
 _NEXT_LINE = re.compile(rb"\r?\n[ \t]*([A-Za-z0-9+/_-]+)")
 _LINE = re.compile(rb"[A-Za-z0-9+/_-]+")
-_IN_RUN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
-_RUNS = bytes(97 if code in _IN_RUN else 32 for code in range(256))
-_URLSAFE = bytes.maketrans(b"-_", b"+/")
 _BYTES = re.compile(r"""\bb(['"])((?:\\[^\n]|(?!\1)[^\\\n])*)\1""")
 
 
@@ -98,7 +108,7 @@ class Unwrapping:
         self._secrets = secrets
         self._shortest_run = (
             _SHORTEST_RUN if any(not each.strong for each in secrets.secrets) else _SHORTEST_STRONG_RUN
-        )
+        ) * b"a"
         self._max_depth = max_depth
         self._allowance = Allowance(max_unpacked)
 
@@ -108,10 +118,10 @@ class Unwrapping:
         found = self._runs(data, ())
         if "\\" in text:
             found += self._byte_strings(text)
-            read = plain(text)
-            if read != text and not any(wrapped.findings.secrets for wrapped in found):
+            if not any(wrapped.findings.secrets for wrapped in found) and _cut_by_escapes(data):
                 # What an escape cuts in two may be whole when it is undone, so that reading has the last word.
-                found = self._undone(text) if self._runs(read.encode("ascii", "replace"), ()) else []
+                read = plain(text).encode("ascii", "replace")
+                found = self._undone(text) if self._runs(read, ()) else []
         return found
 
     def _undone(self, text: str) -> list[Wrapped]:
@@ -131,16 +141,21 @@ class Unwrapping:
             findings.secrets.append((secret, ">".join([*chain, form])))
         if self._opened(data, chain, findings):
             return
-        for number, match in enumerate(EMBEDDED.finditer(data)):
-            if number == _MOST_EMBEDDED:
-                findings.undecidable.append(">".join(chain) + ": it holds too many containers")
-                break
-            if match.start():
-                self._opened(data[match.start() :], chain, findings)
+        self._look_inside(data, chain, findings)
         if len(chain) < self._max_depth:
             for wrapped in self._runs(data, chain):
                 findings.secrets += wrapped.findings.secrets
                 findings.undecidable += wrapped.findings.undecidable
+
+    def _look_inside(self, data: bytes, chain: tuple[str, ...], findings: Findings) -> None:
+        """Containers in the middle of other bytes. Each member of a zip looks like one, so the first stands for all."""
+        starts = [start for start in embedded(data) if start]
+        zips = {start for start in starts if data.startswith(b"PK", start)}
+        starts = [start for start in starts if start not in zips or start == min(zips)]
+        if len(starts) > _MOST_EMBEDDED:
+            findings.undecidable.append(": ".join([*chain, "it holds too many containers"]))
+        for start in starts[:_MOST_EMBEDDED]:
+            self._opened(data[start:], chain, findings)
 
     def _plain_sight(self, data: bytes) -> Iterator[tuple[str, str]]:
         text = _as_text(data)
@@ -178,28 +193,43 @@ class Unwrapping:
         """
         found: list[Wrapped] = []
         others: list[tuple[int, int]] = []
-        opened = joined = 0
-        for start, end in _long_runs(data, self._shortest_run):
-            if start < opened:
-                continue
-            if data[start : start + 2] in _HEADS:
+        digests: list[bytes] = []
+        done = 0
+        # Plain steps, as a listing of digests has ten thousand of them in a megabyte.
+        mapped = data.translate(_RUNS)
+        start = mapped.find(self._shortest_run)
+        while start >= 0:
+            end = mapped.find(b" ", start)
+            end = len(data) if end < 0 else end
+            run = data[start:end]
+            if run[:3] in _HEADS and start >= done:
                 wrapped, opened = self._container(data, start, end, chain)
                 found += [wrapped] if wrapped else []
-            if start >= max(opened, joined) and end - start >= _WORTH_DECODING:
-                if end - start >= _WRAPPED_AT:
-                    joined = end = _wrapped_end(data, start, end)
-                others.append((start, end))
+                done = max(done, opened)
+            if start < done or len(run) < _WORTH_DECODING:
+                pass
+            elif len(run) in _DIGESTS and not run.translate(None, _HEX):
+                digests.append(run)
+            else:
+                last = end
+                if len(run) >= _WRAPPED_AT:
+                    done = last = _wrapped_end(data, start, end)
+                others.append((start, last))
+            start = mapped.find(self._shortest_run, end)
+        if digests and self._holds_digests(b"".join(digests), chain):
+            others += [(place := data.find(run), place + len(run)) for run in dict.fromkeys(digests)]
         if others and self._holds([data[start:end] for start, end in others], chain):
             for start, end in others:
-                lines = [
-                    (start + line.start(), start + line.end()) for line in _LINE.finditer(data[start:end])
-                ]
-                each = [self._alone(first, last, _decoded(data[first:last]), chain) for first, last in lines]
-                together = (
-                    [self._alone(start, end, _decoded(data[start:end]), chain)] if len(lines) > 1 else []
-                )
-                found += filter(None, each) if any(each) else filter(None, together)
+                found += self._each(data, start, end, chain)
         return found
+
+    def _each(self, data: bytes, start: int, end: int, chain: tuple[str, ...]) -> Iterator[Wrapped]:
+        """What is found in each line of a run alone, or else in all of them together."""
+        lines = [(start + line.start(), start + line.end()) for line in _LINE.finditer(data[start:end])]
+        alone = [self._alone(first, last, _decoded(data[first:last]), chain) for first, last in lines]
+        if len(lines) > 1 and not any(alone):
+            alone = [self._alone(start, end, _decoded(data[start:end]), chain)]
+        return filter(None, alone)
 
     def _container(
         self, data: bytes, start: int, end: int, chain: tuple[str, ...]
@@ -223,20 +253,26 @@ class Unwrapping:
     def _holds(self, runs: list[bytes], chain: tuple[str, ...]) -> bool:
         """Whether any of the runs is likely to hold something; the answer errs on the side of yes."""
         lines = [line for run in runs if b"\n" in run for line in run.split()]
-        decoded = [_base64(run) for run in runs + lines]
+        decoded = [each for run in runs + lines for _, each in _decoded(run)]
         together = b"\n".join(decoded)
-        texts = "\n".join(filter(None, map(_as_text, decoded)))
-        digits = b"".join(
-            [run for run in runs + lines if len(run) % 2 == 0 and not run.translate(None, _HEX)]
-        )
-        together += b"\n" + bytes.fromhex(digits.decode())
-        if (
-            self._secrets.suspects(together)
-            or self._secrets.suspects_text(texts)
-            or EMBEDDED.search(together)
-        ):
+        if self._secrets.suspects(together) or any(True for _ in embedded(together)):
             return True
-        return len(chain) + 1 < self._max_depth and bool(self._runs(together, (*chain, "base64")))
+        texts = list(filter(None, map(_as_text, decoded)))
+        return self._secrets.suspects_text("\n".join(texts)) or self._holds_deeper(
+            together, (*chain, "base64")
+        )
+
+    def _holds_digests(self, digits: bytes, chain: tuple[str, ...]) -> bool:
+        """
+        The same of runs of hex as long as digests, all joined: there are too many of them to take each alone.
+
+        They hold no container, as they would begin like one.
+        """
+        decoded = bytes.fromhex(digits.decode())
+        return self._secrets.suspects(decoded) or self._holds_deeper(decoded, (*chain, "hex"))
+
+    def _holds_deeper(self, decoded: bytes, chain: tuple[str, ...]) -> bool:
+        return len(chain) < self._max_depth and bool(self._runs(decoded, chain))
 
     def _alone(
         self, start: int, end: int, decoded: list[tuple[str, bytes]], chain: tuple[str, ...]
@@ -260,16 +296,9 @@ class Unwrapping:
         return found
 
 
-def _long_runs(data: bytes, shortest: int) -> Iterator[tuple[int, int]]:
-    """Where runs of base64's characters stand. Text without any so long is passed over at a byte a cycle."""
-    mapped = data.translate(_RUNS)
-    needle = b"a" * shortest
-    start = mapped.find(needle)
-    while start >= 0:
-        end = mapped.find(b" ", start)
-        end = len(mapped) if end < 0 else end
-        yield start, end
-        start = mapped.find(needle, end)
+def _cut_by_escapes(data: bytes) -> bool:
+    """Whether a run that could be part of a longer one ends at a backslash, as the lines of base64 in JSON do."""
+    return b"a" * _SHORTEST_CUT + b"\\" in data.translate(_CUTS)
 
 
 def _wrapped_end(data: bytes, start: int, end: int) -> int:
