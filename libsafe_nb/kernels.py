@@ -85,7 +85,7 @@ def check(
         There is no such kernel, its program is missing, its Python has no `ipykernel`, or it is not a local one.
         The message names the kernel, those that exist, and the remedy.
     """
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager, NoSuchKernel
 
     specs = KernelSpecManager()
     if not kernel_name:
@@ -93,6 +93,9 @@ def check(
         raise NotebookError(
             f"the notebook names no kernel{wanted} (metadata.kernelspec.name). {_choice(specs, language)}"
         )
+    if kernel_name == "python":
+        # As in jupyter_client: notebooks of all ages say so and mean whatever Python there is.
+        kernel_name = NATIVE_KERNEL_NAME
     try:
         found = specs.get_kernel_spec(kernel_name)
     except NoSuchKernel as exc:

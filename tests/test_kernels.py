@@ -57,6 +57,10 @@ def test_the_kernel_of_this_python_can_be_started():
     assert found.argv[0] == sys.executable or Path(found.argv[0]).samefile(sys.executable)
 
 
+def test_a_kernel_called_python_means_this_one():
+    assert kernels.check("python") == kernels.check("python3")
+
+
 def test_an_unknown_kernel_is_named_with_those_that_exist_and_the_remedy():
     with pytest.raises(NotebookError, match=r"'ir'.*not installed.*python3.*[Cc]hoose"):
         kernels.check("ir")
