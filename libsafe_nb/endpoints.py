@@ -46,7 +46,7 @@ ENDPOINTS: dict[str, Endpoint] = {
         "GET",
         "/container/{container}/file/list",
         "client",
-        "list a container's files; `limit` and `after` page through it (paging unverified)",
+        "list a container's files and folders; `limit` and `after` page, `type`, `prefix`, `parent`, `deleted` narrow it down (all unverified)",
     ),
     "file_tag": Endpoint(
         "POST", "/file/{file}/tag/{tag}", "vendor", "put a tag on a file (method unverified)"
@@ -74,7 +74,7 @@ ENDPOINTS: dict[str, Endpoint] = {
         "POST",
         "/container/{container}/import",
         "unverified",
-        "register rows of files in bulk (JSON lines; root key)",
+        "register rows of files in bulk (JSON lines; the container's owner or root)",
     ),
     "notebook_open": Endpoint(
         "GET",

@@ -90,12 +90,12 @@ def ensure(root: str | os.PathLike[str]) -> Settings:
         It cannot start.
     """
     place = _place(root)
-    found = _healthy(place)
+    found = _healthy(place, use=True)
     if found is not None:
         return found
     with _starting(place):
         # Another process may have started it while we waited for our turn.
-        found = _healthy(place)
+        found = _healthy(place, use=True)
         if found is None:
             _start_detached(place)
             found = from_platform_file(place.platform_file)
@@ -120,7 +120,9 @@ def run_foreground(root: str | os.PathLike[str], port: int = 0) -> None:
     try:
         print(f"serving {from_platform_file(place.platform_file).url}", flush=True)
         print(f"settings are in {place.platform_file} (mode 0600); stop with Ctrl-C", flush=True)
-        started.wait()
+        # Ctrl-C is how one stops it.
+        with contextlib.suppress(KeyboardInterrupt):
+            started.wait()
     finally:
         started.stop()
 
@@ -152,13 +154,18 @@ def stop(root: str | os.PathLike[str]) -> bool:
     from libsafe_nb.local.server import stop_s3_side
 
     place = Root(Path(root).absolute())
+    if not place.path.exists():
+        return False
     process = place.running()
     if process is not None:
         process.signal(signal.SIGTERM)
         _await_end(process, place)
-    stopped_s3 = stop_s3_side(place)
-    place.platform_file.unlink(missing_ok=True)
-    return process is not None or stopped_s3
+    with _starting(place):
+        # What is left is nobody's, unless somebody has started another platform meanwhile.
+        orphan = place.running() is None and stop_s3_side(place)
+        if place.running() is None:
+            place.platform_file.unlink(missing_ok=True)
+    return process is not None or orphan
 
 
 def _await_end(process: ProcessId, place: Root) -> None:
@@ -197,15 +204,25 @@ def _place(root: str | os.PathLike[str]) -> Root:
     return place
 
 
-def _healthy(place: Root) -> Settings | None:
-    """The settings of a platform that runs and answers; a file left by a dead one counts for nothing."""
+def _healthy(place: Root, *, use: bool = False) -> Settings | None:
+    """
+    The settings of a platform that runs and answers; a file left by a dead one counts for nothing.
+
+    With `use` the question counts as use, so that the platform does not end as idle in the next moment.
+    """
     if place.running() is None:
         return None
     try:
         settings = from_platform_file(place.platform_file)
-        with urllib.request.urlopen(f"{settings.url}/health", timeout=5) as answer:  # noqa: S310 - loopback, http
+        question = urllib.request.Request(f"{settings.url}/{'user/me' if use else 'health'}")  # noqa: S310 - loopback
+        question.add_header("Authorization", f"Bearer {settings.key_user}")
+        with urllib.request.urlopen(question, timeout=5) as answer:  # noqa: S310 - loopback
             return settings if json.load(answer).get("success") else None
-    except (SettingsError, OSError, ValueError, urllib.error.URLError):
+    except urllib.error.HTTPError as exc:
+        # A key that has been revoked: it answers all the same.
+        exc.close()
+        return settings if exc.code == 403 else None
+    except (SettingsError, OSError, ValueError):
         return None
 
 
@@ -270,6 +287,10 @@ def _launch(
     place: Root, port: int, idle: float | None, options: list[str], *pipes: int
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start the platform process; answers it and the pipe on which it will say that it is ready."""
+    ending = place.running()
+    if ending is not None:
+        # It runs but does not answer: it is on its way out.
+        _await_end(ending, place)
     ready, theirs = os.pipe()
     command = [sys.executable, "-m", "libsafe_nb.local.server", str(place.path), "--port", str(port)]
     command += ["--ready", str(theirs), *options, *([] if idle is None else ["--idle", str(idle)])]
@@ -312,5 +333,5 @@ def _await_ready(place: Root, ready: int) -> None:
         if not pipe.read(5):
             said = _output(place).read_text(errors="replace").strip()[-500:]
             raise LocalPlatformError(
-                f"{place.path}: the local platform did not start: {said or f'see the logs in {place.logs}'}"
+                f"{place.path}: the local platform did not start: {said or f'it was stopped, or see {place.logs}'}"
             )

@@ -27,6 +27,8 @@ OVERLAP_SECONDS = 2.0
 """How far before the last position the stream is asked for again; rows that show something later stay."""
 PIPE_BYTES = 1024 * 1024
 LOOKS_AT_ONCE = 8
+RETRY_SECONDS = 0.3
+"""Between two runs of the program that prints the stream: it ends when the S3 server does."""
 
 
 class Indexer:
@@ -74,7 +76,7 @@ class Indexer:
                     comparing = asyncio.ensure_future(self._compare_once(name))
                 with contextlib.suppress(OSError, ValueError):
                     await self._tail(ports)
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(RETRY_SECONDS)
         finally:
             if comparing is not None:
                 comparing.cancel()

@@ -105,9 +105,16 @@ class S3Keeper:
         )
 
     async def stop(self) -> None:
+        """End the S3 side, also one that we have started and that has not said yet where it answers."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
         await asyncio.to_thread(stop_s3_side, self._root)
         if self._child is not None:
-            self._child.wait()
+            try:
+                await asyncio.to_thread(self._child.wait, S3_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
 
 
 def stop_s3_side(root: Root) -> bool:

@@ -43,9 +43,18 @@ class Uploads:
         self._due: dict[Place, float] = {}
         self._came: dict[Place, float] = {}
         self._waiting = asyncio.Event()
-        for row in database.all("SELECT container_id, path FROM upload WHERE stored < size"):
+        self._resume()
+
+    def _resume(self) -> None:
+        """Take up what a crash left: chunks that were answered and not stored. The rest of the spool is litter."""
+        rows = self._db.all("SELECT container_id, path, spool FROM upload WHERE stored < size")
+        for row in rows:
             self._due[row["container_id"], row["path"]] = 0.0
             self._waiting.set()
+        wanted = {row["spool"] for row in rows}
+        for path in self._spool.iterdir():
+            if path.name not in wanted:
+                path.unlink()
 
     async def take(
         self, container: int, path: str, index: int, total: int | None, mime: str | None, chunk: IO[bytes]

@@ -1,8 +1,11 @@
 """Start, join, crash, recovery and stop of the local platform, with real processes."""
 
 import contextlib
+import itertools
 import json
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -10,10 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 
 from libsafe_nb import local
 from libsafe_nb.errors import LocalPlatformError
 from libsafe_nb.local.root import ProcessId, Root, live_process, read_json
+from libsafe_nb.local.weed import PORT_NAMES
 from libsafe_nb.settings import from_platform_file
 
 from .conftest import Rest, as_dict, eventually, s3_client
@@ -66,20 +71,34 @@ def test_secrets_rest_in_private_files_only(root):
             assert (root / name).stat().st_mode & 0o077 == 0
         assert root.stat().st_mode & 0o077 == 0
         secrets = [settings.key_user, settings.key_root, settings.s3.secret_key]
+        with contextlib.closing(Rest(platform.url, settings.key_root)) as root_rest:
+            headers = {"Idempotency-Key": "once"}
+            made = [root_rest.ok("POST", "/user", json={"name": "n"}, headers=headers) for _ in range(2)]
+        assert made[0] == made[1]
+        secrets += [made[0]["key"], made[0]["s3"]["secret_key"]]
         command_lines = [
             Path(f"/proc/{process.pid}/{name}").read_text()
             for name in ("cmdline", "environ")
             for process in (Root(root).running(), Root(root).s3_side_running(), weed_of(root))
         ]
         holding = {
-            path.name
-            for path in root.rglob("*")
-            if path.is_file() and any(secret.encode() in path.read_bytes() for secret in secrets)
+            secret: {
+                path.name
+                for path in root.rglob("*")
+                if path.is_file() and secret.encode() in path.read_bytes()
+            }
+            for secret in secrets
         }
 
     assert not [secret for secret in secrets for line in command_lines if secret in line]
     # weed keeps its own copy of the credentials nowhere else.
-    assert holding == {"platform.json", "s3.json"}
+    assert [holding[secret] for secret in secrets] == [
+        {"platform.json", "s3.json"},
+        {"platform.json", "s3.json"},
+        {"platform.json", "s3.json"},
+        set(),
+        {"s3.json"},
+    ]
 
 
 def test_a_restart_keeps_everything(root):
@@ -200,15 +219,32 @@ def test_killing_everything_at_once_loses_nothing_that_was_answered(root):
         assert rest.ok("GET", f"/job/{job}")["id"] == job
         sizes = {f"f{number}.txt": number for number in range(50)}
         eventually(lambda: {each["path"]: each["size"] for each in rest.listed("1")} == sizes)
+        # At once: a platform is ready when the volumes are known, not before.
+        assert s3.get_object(Bucket="libsafe", Key="1/f49.txt")["Body"].read() == b"x" * 49
 
-        def whole():
-            # After a hard kill the store answers 500 until its volumes are registered again.
-            try:
-                return s3.get_object(Bucket="libsafe", Key="1/f49.txt")["Body"].read() == b"x" * 49
-            except s3.exceptions.ClientError:
-                return False
 
-        eventually(whole)
+def test_rows_that_differ_from_the_store_are_put_right_after_a_start(root):
+    """As when the last events were lost with the S3 server: compared with a full listing."""
+    with local.serve(root) as platform, clients(platform.settings) as (rest, s3):
+        for number in range(30):
+            s3.put_object(Bucket="libsafe", Key=f"1/d/f{number:02}.csv", Body=b"x" * number)
+        rest.ok("POST", "/container/1/import", data=json.dumps({"path": "imported", "size": 9}))
+        eventually(lambda: len(rest.listed("1", type="FILE")) == 31)
+        truth = [(each["path"], each["size"], each["mime"], each["etag"]) for each in rest.listed("1")]
+    with contextlib.closing(sqlite3.connect(Root(root).database)) as rows, rows:
+        rows.execute("DELETE FROM file WHERE path LIKE 'd/f0%'")
+        rows.execute("UPDATE file SET size = 1, etag = 'other' WHERE path LIKE 'd/f1%'")
+        rows.execute("UPDATE file SET deleted = 1 WHERE path LIKE 'd/f20%'")
+        rows.execute(
+            "INSERT INTO file (container_id, path, filename, type, version_id, date_create, date_update)"
+            " VALUES (1, 'd/never', 'never', 'FILE', 'v', '', '')"
+        )
+
+    def found():
+        return [(each["path"], each["size"], each["mime"], each["etag"]) for each in rest.listed("1")]
+
+    with local.serve(root) as platform, clients(platform.settings) as (rest, _):
+        eventually(lambda: found() == truth)
 
 
 def test_jobs_created_under_repeated_kills_are_made_once(root):
@@ -275,6 +311,83 @@ def test_a_platform_ends_with_the_process_that_serves_it(root):
         process, s3_side = Root(root).running(), Root(root).s3_side_running()
         owner.kill()
         eventually(lambda: not process.alive and not s3_side.alive, within=30)
+
+
+def test_an_s3_side_that_no_platform_adopts_ends_by_itself(root):
+    local.ensure(root)
+    local.stop(root)
+    code = (
+        "import sys; from libsafe_nb.local import s3side; s3side.ORPHAN_SECONDS = 2.0;"
+        " sys.exit(s3side.main([sys.argv[1], 'libsafe']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(root)]) as orphan:
+        eventually(lambda: Root(root).s3_side_running())
+        weed = weed_of(root)
+        assert orphan.wait(30) == 0
+    assert not weed.alive
+
+
+def test_stopping_and_starting_at_once_hangs_nowhere_and_leaves_nothing(root):
+    started = []
+
+    def start():
+        for _ in range(3):
+            # Stopped while it was starting: that is said.
+            with contextlib.suppress(LocalPlatformError):
+                started.append(local.ensure(root).url)
+
+    starters = [threading.Thread(target=start) for _ in range(3)]
+    for starter in starters:
+        starter.start()
+    pauses = itertools.cycle((0.2, 4.0, 0.7, 1.2))
+    while any(starter.is_alive() for starter in starters):
+        local.stop(root)
+        time.sleep(next(pauses))
+    for starter in starters:
+        starter.join()
+    local.stop(root)
+
+    assert started
+    assert not Root(root).running()
+    assert not Root(root).s3_side_running()
+    assert not weed_of(root).alive
+
+
+def test_taken_ports_are_replaced_and_the_new_endpoint_is_published(root):
+    with local.serve(root) as platform, clients(platform.settings) as (_, s3):
+        s3.put_object(Bucket="libsafe", Key="1/a.txt", Body=b"hello")
+        side = read_json(Root(root).s3_side)
+        taken = [int(platform.url.split(":")[2].split("/")[0]), side["port"], *side["weed"]["ports"]]
+    with contextlib.ExitStack() as stack:
+        for port in taken:
+            stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        with local.serve(root) as platform, clients(platform.settings) as (rest, s3):
+            assert platform.url != f"http://127.0.0.1:{taken[0]}/api"
+            assert platform.settings.s3.endpoint != f"http://127.0.0.1:{taken[1]}"
+            assert s3.get_object(Bucket="libsafe", Key="1/a.txt")["Body"].read() == b"hello"
+            assert rest.file("1", "a.txt")["size"] == 5
+
+
+def test_chunks_that_were_answered_survive_a_crash(root):
+    with clients(local.ensure(root)) as (rest, _):
+        for index, chunk in enumerate((b"one ", b"two ", b"three")):
+            form = {"fileName": "a", "chunkIndex": str(index), "totalChunks": "4"}
+            rest.ok("POST", "/container/1/file/upload", files={"file": chunk}, data=form)
+        kill(Root(root).running())
+    with clients(local.ensure(root)) as (rest, s3):
+        eventually(lambda: [each["size"] for each in rest.listed("1")] == [13])
+        assert s3.get_object(Bucket="libsafe", Key="1/a")["Body"].read() == b"one two three"
+
+
+def test_the_s3_servers_inner_http_ports_take_no_writes(served):
+    ports = read_json(Root(served.root).s3_side)["weed"]["ports"]
+    names = dict(zip(PORT_NAMES, ports, strict=True))
+    write = requests.post(
+        f"http://127.0.0.1:{names['filer.port']}/buckets/libsafe/1/x", files={"file": b"x"}, timeout=10
+    )
+    read = requests.get(f"http://127.0.0.1:{names['filer.port']}/buckets/libsafe/", timeout=10)
+
+    assert (write.status_code, read.status_code) == (401, 401)
 
 
 def test_an_orphaned_s3_side_is_stopped_by_stop(root):

@@ -3,9 +3,13 @@
 import asyncio
 import contextlib
 import json
+import re
+import shutil
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import requests
@@ -14,6 +18,7 @@ from libsafe_nb.endpoints import ENDPOINTS
 from libsafe_nb.local import descriptors
 from libsafe_nb.local import rest as rest_module
 from libsafe_nb.local.ask import Platform
+from libsafe_nb.local.root import Root
 
 from .conftest import Rest, eventually
 
@@ -775,3 +780,67 @@ def test_an_upload_with_a_missing_or_bad_field_is_refused(rest, container, field
 def test_an_upload_without_a_file_is_refused(rest, container):
     for options in ({"json": {}}, {"data": {"fileName": "a", "chunkIndex": "0"}}, {"data": b"not a form"}):
         rest.refused(400, "POST", f"/container/{container}/file/upload", **options)
+
+
+# Plain curl, as documented.
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_documented_curl_commands_work(served, rest, tmp_path):
+    (tmp_path / "letter.txt").write_text("Dear Ada")
+    key, url = served.settings.key_user, served.url
+
+    def curl(*arguments):
+        command = ["curl", "-sS", "-H", f"Authorization: Bearer {key}", *arguments]
+        answer = json.loads(subprocess.run(command, capture_output=True, check=True, cwd=tmp_path).stdout)
+        assert answer["success"] is True, answer
+        return answer["result"]
+
+    container = curl("--form", "name=Letters", f"{url}/container")["id"]
+    described = '{"metadata":[{"iecode":"c_title","value":"Letters","action":"replace"}]}'
+    curl(
+        "-X",
+        "PUT",
+        "-H",
+        "Content-Type: application/json",
+        "-d",
+        described,
+        f"{url}/container/{container}/metadata",
+    )
+    curl(
+        "-d",
+        '{"path":"in/1843"}',
+        "-H",
+        "Content-Type: application/json",
+        f"{url}/container/{container}/folder",
+    )
+    form = ["-F", "file=@letter.txt", "-F", "fileName=letter.txt", "-F", "chunkIndex=0", "-F", "path=in/1843"]
+    curl(*form, f"{url}/container/{container}/file/upload")
+
+    assert curl(f"{url}/container/{container}/file/path/in/1843/letter.txt")["size"] == 8
+    assert curl(f"{url}/container/{container}/metadata") == [{"iecode": "c_title", "value": ["Letters"]}]
+    assert len(curl(f"{url}/container/{container}/file/list")) == 3
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_files_are_listed_with_flat_memory(served, rest, s3, container):
+    """10,000 real objects and 90,000 imported rows; then a million."""
+
+    def resident():
+        status = Path(f"/proc/{Root(served.root).running().pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) // 1024
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: put(s3, container, f"real/{n:05}", b"x"), range(10_000)))
+    for count in (90_000, 900_000):
+        lines = (b'{"path": "d%d/%d/%d", "size": %d}\n' % (count, n // 1000, n, n) for n in range(count))
+        assert rest.ok("POST", f"/container/{container}/import", data=lines) == {"imported": count}
+        before, found, after = resident(), 0, None
+        while True:
+            params = {"limit": 1000, "type": "FILE"} | ({"after": after} if after else {})
+            body = rest.send("GET", f"/container/{container}/file/list", params=params).json()
+            found, after = found + len(body["result"]), body["next"]
+            if after is None:
+                break
+        assert found == (100_000 if count == 90_000 else 1_000_000)
+        assert resident() - before < 50
