@@ -193,31 +193,26 @@ class Unwrapping:
         """
         found: list[Wrapped] = []
         others: list[tuple[int, int]] = []
-        digests: list[bytes] = []
+        digests: list[tuple[int, bytes]] = []
         done = 0
         # Plain steps, as a listing of digests has ten thousand of them in a megabyte.
         mapped = data.translate(_RUNS)
-        start = mapped.find(self._shortest_run)
+        find, shortest = mapped.find, self._shortest_run
+        start = find(shortest)
         while start >= 0:
-            end = mapped.find(b" ", start)
-            end = len(data) if end < 0 else end
-            run = data[start:end]
-            if run[:3] in _HEADS and start >= done:
-                wrapped, opened = self._container(data, start, end, chain)
+            end = find(b" ", start)
+            run = data[start:end] if end >= 0 else data[start:]
+            if run[:3] in _HEADS and start >= done and _begins_container(run):
+                wrapped, opened = self._container(data, start, start + len(run), chain)
                 found += [wrapped] if wrapped else []
                 done = max(done, opened)
-            if start < done or len(run) < _WORTH_DECODING:
-                pass
-            elif len(run) in _DIGESTS and not run.translate(None, _HEX):
-                digests.append(run)
-            else:
-                last = end
-                if len(run) >= _WRAPPED_AT:
-                    done = last = _wrapped_end(data, start, end)
-                others.append((start, last))
-            start = mapped.find(self._shortest_run, end)
-        if digests and self._holds_digests(b"".join(digests), chain):
-            others += [(place := data.find(run), place + len(run)) for run in dict.fromkeys(digests)]
+            if len(run) in _DIGESTS and start >= done:
+                digests.append((start, run))
+            elif len(run) >= _WORTH_DECODING and start >= done:
+                others.append((start, _wrapped_end(data, start, start + len(run))))
+                done = others[-1][1]
+            start = find(shortest, end) if end >= 0 else -1
+        others += self._unlike_digests(data, digests, chain)
         if others and self._holds([data[start:end] for start, end in others], chain):
             for start, end in others:
                 found += self._each(data, start, end, chain)
@@ -262,14 +257,31 @@ class Unwrapping:
             together, (*chain, "base64")
         )
 
-    def _holds_digests(self, digits: bytes, chain: tuple[str, ...]) -> bool:
+    def _unlike_digests(
+        self, data: bytes, found: list[tuple[int, bytes]], chain: tuple[str, ...]
+    ) -> list[tuple[int, int]]:
         """
-        The same of runs of hex as long as digests, all joined: there are too many of them to take each alone.
+        Of runs as long as digests, where those stand that are none or that hold something.
 
-        They hold no container, as they would begin like one.
+        There are too many of them to take each alone, so they are tried all joined. They hold no container, as they
+        would begin like one.
         """
+        if not found:
+            return []
+        digits = b"".join([run for _, run in found])
+        if digits.translate(None, _HEX):
+            digits = b"".join([run for _, run in found if not run.translate(None, _HEX)])
+            others = [(start, run) for start, run in found if run.translate(None, _HEX)]
+        else:
+            others = []
         decoded = bytes.fromhex(digits.decode())
-        return self._secrets.suspects(decoded) or self._holds_deeper(decoded, (*chain, "hex"))
+        if self._secrets.suspects(decoded) or self._holds_deeper(decoded, (*chain, "hex")):
+            others = found
+        places: list[tuple[int, int]] = []
+        for start, run in others:
+            if not places or start >= places[-1][1]:
+                places.append((start, _wrapped_end(data, start, start + len(run))))
+        return places
 
     def _holds_deeper(self, decoded: bytes, chain: tuple[str, ...]) -> bool:
         return len(chain) < self._max_depth and bool(self._runs(decoded, chain))
@@ -303,12 +315,18 @@ def _cut_by_escapes(data: bytes) -> bool:
 
 def _wrapped_end(data: bytes, start: int, end: int) -> int:
     """Where a run ends that goes on over lines: all of the same length, save the last, which may be shorter."""
+    if data[end : end + 1] not in (b"\n", b"\r"):
+        return end
     length = end - start
     while (match := _NEXT_LINE.match(data, end)) and len(match[1]) <= length:
         end = match.end()
         if len(match[1]) < length:
             break
     return end
+
+
+def _begins_container(run: bytes) -> bool:
+    return any(begins_container(data) for _, data in _decoded(run[:32]))
 
 
 def _decoded(run: bytes) -> list[tuple[str, bytes]]:
