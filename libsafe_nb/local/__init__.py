@@ -151,7 +151,7 @@ def stop(root: str | os.PathLike[str]) -> bool:
     LocalPlatformError
         It did not end within a minute.
     """
-    from libsafe_nb.local.server import stop_s3_side
+    from libsafe_nb.local.keeper import stop_s3_side
 
     place = Root(Path(root).absolute())
     if not place.path.exists():

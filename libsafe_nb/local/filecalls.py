@@ -14,14 +14,11 @@ from starlette.datastructures import UploadFile
 
 from libsafe_nb.local import descriptors, files, search
 from libsafe_nb.local.answers import first_time
-from libsafe_nb.local.ask import MAX_ID, Ask, Page, Problem, number, page, text
+from libsafe_nb.local.ask import Ask, Page, Problem, number, page, text
 from libsafe_nb.local.database import Database, now, read_only
-from libsafe_nb.local.gate import key_problem
+from libsafe_nb.local.paths import key_problem
 
 MAX_NOTEBOOK = 64 * 1024 * 1024
-IMPORT_ROWS = 2000
-"""Rows of an import in one transaction: some 40 ms, in which others wait."""
-MAX_LINE = 64 * 1024
 
 _HEX_LENGTHS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
 
@@ -110,76 +107,6 @@ def file_list(ask: Ask) -> Page:
     clause = " AND ".join(conditions)
     rows = ask.db.all(f"{files.SELECT} WHERE {clause} ORDER BY path, type LIMIT :limit", values)
     return page(rows, limit, lambda row: f"{row['path']}|{row['type']}", files.shape)
-
-
-async def container_import(ask: Ask) -> dict[str, Any]:
-    """
-    Register files by JSON lines `{"path", "size", "mime"?, "etag"?, "date"?}`; for their owner or root.
-
-    In transactions of 2,000 rows, so others are not kept waiting; after a failure repeat the whole: rows that are there
-    are set to what is said, not doubled.
-    """
-    container = ask.container(ask.id("container"))
-    if container["owner_id"] != ask.user.id:
-        ask.need_root()
-    count = 0
-    batch: list[dict[str, Any]] = []
-    waiting = b""
-    folders: dict[str, int | None] = {}
-    async for data in ask.request.stream():
-        *lines, waiting = (waiting + data).split(b"\n")
-        if len(waiting) > MAX_LINE:
-            raise Problem(413, f"line {count + len(batch) + 1}: longer than 64 KiB")
-        for line in lines:
-            if line.strip():
-                batch.append(_import_row(line, count + len(batch) + 1))
-            if len(batch) == IMPORT_ROWS:
-                count += _import(ask.db, container["id"], batch, folders)
-                batch = []
-                await asyncio.sleep(0)
-    if waiting.strip():
-        batch.append(_import_row(waiting, count + len(batch) + 1))
-    count += _import(ask.db, container["id"], batch, folders)
-    return {"imported": count}
-
-
-def _import_row(line: bytes, at: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-        path, size = row["path"].strip("/"), row["size"]
-        date = row.get("date") or now()
-        good = isinstance(size, int) and 0 <= size <= MAX_ID and isinstance(date, str)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        good = False
-    if not good:
-        raise Problem(400, f"row {at}: expected an object with path (a string) and size (bytes)")
-    problem = key_problem(path)
-    if problem or path.endswith("/"):
-        raise Problem(400, f"row {at}: the path {path[:200]!r} cannot be: {problem}")
-    mime, etag = row.get("mime"), row.get("etag")
-    return {"path": path, "size": size, "mime": mime, "etag": etag, "date": date}
-
-
-def _import(db: Database, container: int, rows: list[dict[str, Any]], folders: dict[str, int | None]) -> int:
-    with db.transaction():
-        values = []
-        for row in rows:
-            folder, _, name = row["path"].rpartition("/")
-            if folder not in folders:
-                folders[folder] = files.make_folder(db, container, folder)
-            mime = files.mime_of(name, row["mime"])
-            date = row["date"]
-            values.append(
-                (container, folders[folder], row["path"], name, row["size"], mime, row["etag"], date, date)
-            )
-        db.connection.executemany(
-            "INSERT INTO file (container_id, parent, path, filename, type, size, mime, etag, date_create, date_update)"
-            " VALUES (?, ?, ?, ?, 'FILE', ?, ?, ?, ?, ?) ON CONFLICT (container_id, path, type) DO UPDATE"
-            " SET size = excluded.size, mime = excluded.mime, etag = excluded.etag, date_update = excluded.date_update"
-            " WHERE version_id IS NULL",
-            values,
-        )
-    return len(rows)
 
 
 async def notebook_open(ask: Ask) -> dict[str, Any]:
@@ -359,50 +286,6 @@ async def file_search(ask: Ask) -> Page:
             return connection.execute(sql, bound).fetchall()
 
     return page(await asyncio.to_thread(run), limit, lambda row: row["id"], files.shape)
-
-
-# Tags.
-
-
-def file_tag(ask: Ask) -> dict[str, Any]:
-    """A tag that does not exist yet under this id is stored, not refused (contract 8)."""
-    file, tag = ask.file(ask.id("file"))["id"], ask.id("tag")
-    if ask.db.one("SELECT 1 FROM tag WHERE id = ?", (tag,)) is None:
-        ask.db.insert("tag", id=tag, name=f"tag {tag}", user_id=ask.user.id, date_create=now())
-    ask.db.execute("INSERT OR IGNORE INTO file_tag VALUES (?, ?)", (file, tag))
-    return files.by_id(ask.db, file)
-
-
-def file_untag(ask: Ask) -> dict[str, Any]:
-    file = ask.file(ask.id("file"))["id"]
-    ask.db.execute("DELETE FROM file_tag WHERE file_id = ? AND tag_id = ?", (file, ask.id("tag")))
-    return files.by_id(ask.db, file)
-
-
-def tag_list(ask: Ask) -> Page:
-    limit = ask.limit()
-    rows = ask.db.all("SELECT * FROM tag WHERE id > ? ORDER BY id LIMIT ?", (ask.after_id(), limit + 1))
-    return page(rows, limit, lambda row: row["id"], _tag_shape)
-
-
-def tag_create(ask: Ask) -> dict[str, Any]:
-    name = text(ask.fields().get("name"), "name", most=255)
-    tag = ask.db.insert("tag", name=name, user_id=ask.user.id, date_create=now())
-    return _tag_shape(ask.db.one("SELECT * FROM tag WHERE id = ?", (tag,)))
-
-
-def tag_delete(ask: Ask) -> dict[str, Any]:
-    tag = ask.db.one("SELECT * FROM tag WHERE id = ?", (ask.id("tag"),))
-    if tag is None:
-        raise Problem(404, f"there is no tag {ask.path['tag']}")
-    if tag["user_id"] != ask.user.id:
-        ask.need_root()
-    ask.db.execute("DELETE FROM tag WHERE id = ?", (tag["id"],))
-    return _tag_shape(tag)
-
-
-def _tag_shape(row: sqlite3.Row) -> dict[str, Any]:
-    return {"id": str(row["id"]), "name": row["name"]}
 
 
 def _path(value: str) -> str:

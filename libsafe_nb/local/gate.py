@@ -12,12 +12,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote, unquote_to_bytes
-from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from libsafe_nb.local.paths import key_problem
+
 MAX_HEAD = 64 * 1024
-MAX_DELETE_BODY = 2 * 1024 * 1024
-"""A list of keys to delete is read whole to see every key; 1,000 of the longest keys fit."""
 
 _REQUEST_LINE = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) (/[\x21-\x7e]*) HTTP/1\.1")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
@@ -92,7 +91,7 @@ _NEVER_HEADERS = {
     "upgrade": "no other protocol is spoken",
     "x-amz-acl": "",
 }
-_PLAIN_VALUES = {
+PLAIN_VALUES = {
     # The S3 server makes paths of these, so nothing that could climb out of a folder may stand in them.
     "versionId": re.compile(r"[0-9A-Za-z_-]{1,128}"),
     "uploadId": re.compile(r"[0-9A-Za-z_-]{1,256}"),
@@ -250,7 +249,7 @@ def access_key(head: Head) -> str:
 @dataclass(frozen=True)
 class Passage:
     """
-    What the gate found. `keys_in_body` asks for the body, for `check_delete` to see.
+    What the gate found. `keys_in_body` asks for the body, for `deletions.check` to see.
 
     `reads` are the (container, path) whose bytes would be read: an off-line file's may not.
     """
@@ -309,7 +308,7 @@ def _judge_object(head: Head, key: str, bucket: str, containers: frozenset[str])
         raise denied(f"not offered here: {head.method} with {', '.join(sorted(asked - allowed))[:200]}")
     if head.method == "POST" and not asked & {"uploads", "uploadId"}:
         raise denied("form uploads are not offered here")
-    for name, plain in _PLAIN_VALUES.items():
+    for name, plain in PLAIN_VALUES.items():
         if name in asked and not plain.fullmatch(head.query[name]):
             raise Refused(400, "InvalidArgument", f"{name} is malformed")
     check_key(key, containers)
@@ -354,60 +353,3 @@ def check_key(key: str, containers: frozenset[str]) -> None:
     problem = key_problem(path) if slash else "it names no file in the container"
     if problem:
         raise Refused(400, "InvalidArgument", f"the key {key[:200]!r} cannot be stored: {problem}")
-
-
-def key_problem(path: str) -> str | None:
-    """Why a path within a container cannot be a key, or None. The REST side asks the same of its paths."""
-    *folders, last = path.split("/")
-    if not path.strip("/"):
-        return "it names no file in the container"
-    if any(part in ("", ".", "..") for part in folders) or last in (".", ".."):
-        return "it has an empty, '.' or '..' segment"
-    if "\\" in path or any(ord(letter) < 32 or ord(letter) == 127 for letter in path):
-        return "it has a backslash or a control character"
-    if any(part.endswith(".versions") for part in folders):
-        return "a folder's name may not end in '.versions'"
-    if len(path.encode("utf-8", "surrogatepass")) > 1000 or any(
-        len(p.encode()) > 240 for p in path.split("/")
-    ):
-        return "it is longer than 1,000 bytes, or a segment longer than 240"
-    return None
-
-
-def check_delete(body: bytes, containers: frozenset[str]) -> None:
-    """
-    Raise `Refused` if a DeleteObjects body names a key outside the containers, or is not plain XML.
-
-    Declarations and processing instructions are refused before parsing, so there are no entities to expand, and a
-    key with elements inside it, which parsers join in different ways.
-    """
-    try:
-        text = body.decode("utf-8")
-        if "<!" in text or "<?" in text[1:] or "\x00" in text:
-            raise Refused(400, "MalformedXML", "the list of keys must be plain XML without declarations")
-        root = ElementTree.fromstring(text)  # noqa: S314 - declarations are refused above
-    except (ElementTree.ParseError, ValueError) as exc:
-        raise Refused(400, "MalformedXML", "the list of keys is not XML in UTF-8") from exc
-    keys = [_key_to_delete(entry) for entry in root if _local(entry.tag) == "Object"]
-    if _local(root.tag) != "Delete" or not keys:
-        raise Refused(400, "MalformedXML", "expected a Delete element with at least one Object")
-    for key in keys:
-        check_key(key, containers)
-
-
-def _key_to_delete(entry: ElementTree.Element) -> str:
-    parts = [(_local(part.tag), part) for part in entry]
-    names = [name for name, _ in parts]
-    if names.count("Key") != 1 or names.count("VersionId") > 1 or any(len(part) for _, part in parts):
-        raise Refused(
-            400, "MalformedXML", "each Object has one Key, at most one VersionId, and plain text in them"
-        )
-    values = {name: part.text or "" for name, part in parts}
-    version = values.get("VersionId")
-    if version and not _PLAIN_VALUES["versionId"].fullmatch(version):
-        raise Refused(400, "InvalidArgument", "VersionId is malformed")
-    return values["Key"]
-
-
-def _local(tag: str) -> str:
-    return tag.rpartition("}")[2]

@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from libsafe_nb.endpoints import ENDPOINTS
 from libsafe_nb.errors import LocalPlatformError
-from libsafe_nb.local import accounts, answers, filecalls, jobs
+from libsafe_nb.local import accounts, answers, filecalls, imports, jobs, tags
 from libsafe_nb.local.ask import Ask, Page, Platform, Problem, User
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ Call = Callable[[Ask], Any]
 
 CALLS: dict[str, Call] = {
     name: call
-    for module in (accounts, filecalls, jobs)
+    for module in (accounts, filecalls, imports, jobs, tags)
     for name, call in vars(module).items()
     if name in ENDPOINTS
 }

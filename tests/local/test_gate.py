@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libsafe_nb.local import gate
-from libsafe_nb.local.front import ChunkedBody
+from libsafe_nb.local import deletions, gate
+from libsafe_nb.local.chunks import ChunkedBody
 from libsafe_nb.local.gate import Refused
 
 SIGNED = (
@@ -234,7 +234,7 @@ def objects(*keys):
 
 
 def test_a_list_of_own_keys_may_be_deleted():
-    gate.check_delete(
+    deletions.check(
         b'<?xml version="1.0" encoding="UTF-8"?>\n' + objects("1/a&amp;b", "12/\u00e9").encode(), MINE
     )
 
@@ -259,7 +259,7 @@ def test_a_list_of_own_keys_may_be_deleted():
 )
 def test_a_list_with_foreign_or_doubtful_keys_is_refused(body):
     with pytest.raises(Refused):
-        gate.check_delete(body, MINE)
+        deletions.check(body, MINE)
 
 
 @given(st.data(), st.lists(st.binary(min_size=1, max_size=50), max_size=5), st.binary(max_size=40))
