@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ORPHAN_SECONDS = 120.0
 READY_SECONDS = 30.0
 """For the S3 server to answer after its start (0.6 to 1.0 s measured)."""
-VOLUME_SECONDS = 0.5
+VOLUME_SECONDS = 0.15
 """For its volumes to be known after that; see `S3Side._ready`."""
 STOP_SECONDS = 10.0
 """For the S3 server to end by itself (1.3 s measured), before it is killed."""
@@ -131,7 +131,7 @@ class S3Side:
                 return
             # Another process took a port in between, its volumes missed their turn, or it failed for a reason of its
             # own (see its log).
-            patience *= 3
+            patience *= 4
             await asyncio.sleep(0.1)
 
     async def _ready(self, process: subprocess.Popen[bytes], ports: weed.WeedPorts, patience: float) -> bool:
