@@ -17,7 +17,6 @@ import pytest
 from engine_runs import (
     MARK,
     execute,
-    marked_processes,
     notebook,
     nothing_left,
     read,
@@ -540,21 +539,51 @@ def test_the_file_is_whole_at_every_instant(tmp_path):
     assert read(target).metadata.libsafe_nb.status == "completed"
 
 
-def test_killed_in_the_middle_of_a_save_the_last_copy_is_there(tmp_path, mark):
-    """kill -9 aimed at the moment in which the new copy is being written, ten times."""
-    big = "print('x' * 9_000_000)\nimport time\nfor i in range(100): time.sleep(0.1); print(i, flush=True)"
+HELD_IN_A_SAVE = """
+import os, sys, time
+from pathlib import Path
+import papermill
+
+def held(step, real):
+    def stop(*arguments):
+        if Path("armed").exists():
+            Path("in-save").touch()
+            time.sleep(600)
+        return real(*arguments)
+    return stop
+
+step = sys.argv[1]
+setattr(os, step, held(step, getattr(os, step)))
+papermill.execute_notebook("in.ipynb", "out.ipynb", engine_name="libsafe", progress_bar=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "written"),
+    [("fchmod", False), ("fsync", True)],
+    ids=["copy still empty", "copy not yet renamed"],
+)
+def test_killed_in_the_middle_of_a_save_the_last_copy_is_there(step, written, tmp_path):
+    """
+    kill -9 at an exact point of a later save, over a copy that is good: that copy is what is found.
+
+    Plain papermill left 0 bytes, three times of three.
+    """
+    big = "print('x' * 9_000_000)\nimport time\ntime.sleep(4)\nopen('armed', 'w')\nprint('later', flush=True)"
+    nbformat.write(notebook(big, "import time; time.sleep(600)"), tmp_path / "in.ipynb")
     target = tmp_path / "out.ipynb"
-    for _ in range(10):
-        target.unlink(missing_ok=True)
-        process = spawn(tmp_path, big)
-        wait_for(lambda: list(tmp_path.glob(".out.ipynb.*.tmp")) and target.stat().st_size > 0)
+    process = subprocess.Popen([sys.executable, "-c", HELD_IN_A_SAVE, step], cwd=tmp_path)
+    try:
+        wait_for((tmp_path / "in-save").exists, 60, "the save")
+        (half,) = tmp_path.glob(".out.ipynb.*.tmp")
+    finally:
         process.kill()
         process.wait()
+    saved = read(target)
 
-        assert read(target).metadata.libsafe_nb.cells["cell-0"].status in ("running", "not-run")
-        for left in tmp_path.glob(".out.ipynb.*.tmp"):
-            left.unlink()
-    wait_for(lambda: not marked_processes(mark))
+    assert (half.stat().st_size > 9_000_000) == written
+    assert len(saved.cells[0].outputs[0].text) >= 9_000_000
+    assert saved.metadata.libsafe_nb.cells["cell-0"].status == "running"
 
 
 def test_papermills_own_last_write_is_atomic_too(tmp_path, monkeypatch):
