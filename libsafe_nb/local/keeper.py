@@ -11,6 +11,7 @@ import time
 
 from libsafe_nb.errors import LocalPlatformError
 from libsafe_nb.local import root as places
+from libsafe_nb.local import weed
 from libsafe_nb.local.root import ProcessId, Root
 from libsafe_nb.local.s3side import ALREADY_RUNNING
 from libsafe_nb.local.weed import WeedPorts
@@ -96,10 +97,12 @@ class S3Keeper:
 def stop_s3_side(root: Root) -> bool:
     """End the S3 side with its S3 server, whoever started it; False when none runs."""
     process = root.s3_side_running()
-    if process is None or not process.signal(signal.SIGTERM):
-        return False
-    deadline = time.monotonic() + S3_STOP_SECONDS
-    while process.alive and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.signal(signal.SIGKILL)
-    return True
+    stopped = process is not None and process.signal(signal.SIGTERM)
+    if process is not None:
+        deadline = time.monotonic() + S3_STOP_SECONDS
+        while process.alive and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.signal(signal.SIGKILL)
+    # What a killed one could not clear away itself.
+    weed.remove_sockets(places.read_json(root.s3_side).get("weed", {}).get("ports", []))
+    return stopped

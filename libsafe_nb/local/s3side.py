@@ -11,7 +11,6 @@ Signals: TERM ends it cleanly; HUP lets the S3 server read its configuration aga
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import resource
 import signal
@@ -71,7 +70,7 @@ class S3Side:
         before = places.read_json(self.root.s3_side)
         listener = await self._listen(int(before.get("port") or 0))
         ports = list(before.get("weed", {}).get("ports", []))
-        _remove_sockets(ports)
+        weed.remove_sockets(ports)
         try:
             await self._start_server(ports)
             tasks = [
@@ -124,7 +123,7 @@ class S3Side:
                     # Nobody has stored anything there yet, so it need not end gently.
                     process.kill()
                     process.wait()
-                    _remove_sockets(list(ports.all))
+                    weed.remove_sockets(ports.all)
             if ready:
                 self.server = S3Server(process, ProcessId.of(process.pid), ports)
                 self._publish(self.server)
@@ -159,13 +158,13 @@ class S3Side:
             await asyncio.sleep(0.1)
             if self.server is not None and self.server.process.poll() is not None:
                 ports, self.server = list(self.server.ports.all), None
-                _remove_sockets(ports)
+                weed.remove_sockets(ports)
                 await self._start_server(ports)
 
     async def _stop_server(self) -> None:
         if self.server is not None:
             await _end(self.server.process)
-            _remove_sockets(list(self.server.ports.all))
+            weed.remove_sockets(self.server.ports.all)
 
     def _publish(self, server: S3Server) -> None:
         places.write_json(
@@ -247,15 +246,6 @@ async def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
     process.wait()
-
-
-def _remove_sockets(ports: list[int]) -> None:
-    """The S3 server leaves its Unix sockets in /tmp; remove those that nobody else has made since."""
-    if len(ports) != len(weed.PORT_NAMES):
-        return
-    for path in weed.WeedPorts(tuple(ports)).sockets():
-        with contextlib.suppress(OSError):
-            path.unlink()
 
 
 def _open_log(root: Root) -> IO[bytes]:

@@ -12,6 +12,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sysconfig
 from collections.abc import Sequence
@@ -63,6 +64,20 @@ class WeedPorts:
         names = [f"seaweedfs-{name}-grpc-{self.all[at]}.sock" for name, at in grpc.items()]
         names += [f"seaweedfs-{name}-{self.all[at]}.sock" for name, at in plain.items()]
         return [Path("/tmp") / name for name in names]  # noqa: S108 - where weed puts them
+
+
+def remove_sockets(ports: Sequence[int]) -> None:
+    """Remove the Unix sockets that a dead S3 server left in /tmp; one that somebody answers on stays."""
+    if len(ports) != len(PORT_NAMES):
+        return
+    for path in WeedPorts(tuple(ports)).sockets():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+            except OSError:
+                continue
 
 
 def program() -> str:

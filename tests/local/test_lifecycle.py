@@ -39,6 +39,12 @@ def weed_of(root):
     return ProcessId(found["pid"], found["started"], found["boot"])
 
 
+def sockets(root):
+    """The S3 server's Unix sockets."""
+    ports = read_json(Root(root).s3_side)["weed"]["ports"]
+    return [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
+
+
 def kill(process):
     assert process.signal(signal.SIGKILL)
     eventually(lambda: not process.alive)
@@ -57,11 +63,11 @@ def test_starting_serves_both_sides_and_stopping_leaves_nothing(root):
         assert rest.file("1", "a.txt")["size"] == 5
         processes = [Root(root).running(), Root(root).s3_side_running(), weed_of(root)]
         assert all(process.alive for process in processes)
-        ports = read_json(Root(root).s3_side)["weed"]["ports"]
+        assert sockets(root)
 
     assert not any(process.alive for process in processes)
     assert not (root / "platform.json").exists()
-    assert not [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
+    assert not sockets(root)
 
 
 def test_secrets_rest_in_private_files_only(root):
@@ -399,6 +405,18 @@ def test_an_orphaned_s3_side_is_stopped_by_stop(root):
     assert local.stop(root)
     assert not s3_side.alive
     eventually(lambda: not weed.alive)
+    assert not sockets(root)
+
+
+def test_what_a_killed_s3_server_left_in_tmp_is_cleared_away_by_stop(root):
+    local.ensure(root)
+    for process in (Root(root).running(), Root(root).s3_side_running()):
+        kill(process)
+    eventually(lambda: not weed_of(root).alive)
+    assert sockets(root)
+
+    local.stop(root)
+    assert not sockets(root)
 
 
 def test_a_strangers_pid_is_never_taken_for_ours(root):
