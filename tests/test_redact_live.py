@@ -335,3 +335,26 @@ def test_a_long_stream_keeps_flowing_at_little_cost():
     shown = streamed(live, [("stdout", text[at : at + 500]) for at in range(0, len(text), 500)])
 
     assert text_of(shown) == text
+
+
+AWKWARD = {
+    "percent": ("%kQ?!7<afpG?Z_{iZ", "%25kQ%3f%217%3cafpG%3fZ%5f%7biZ"),
+    "signs-zero-width": ("R`%jEF|M9EL}*Z*x", "\u200b".join("R`%jEF|M9EL}*Z*x")),
+    "signs-zero-width-escaped": (">bG#KAUJeV%fo(^O>", json.dumps("\u200d\ufeff".join(">bG#KAUJeV%fo(^O>"))),
+    "signs-upper": ("i.j<AXW):[Upw~CM", "I.J<AXW):[UPW~CM"),
+    "signs-first": ("*@8_2,y}+~G9^7H{BejY:!!2", str(list("*@8_2,y}+~G9^7H{BejY:!!2"))),
+    "backslash-html-twice": ("iYDIwbAY'LuBt\\fNEO<gcN", "iYDIwbAY&amp;#x27;LuBt\\fNEO&amp;lt;gcN"),
+}
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_keys_full_of_signs_are_taken_out_wherever_they_are_cut(kind):
+    """Each of these slipped through once."""
+    key, leak = AWKWARD[kind]
+    whole, _ = secret_set(key).redact(f"before\n{leak}\nafter")
+
+    assert MARK in whole
+    for place in range(len(leak)):
+        text = f"before\n{leak}\nafter"
+        chunks = [("stdout", text[: 7 + place]), ("stdout", text[7 + place :])]
+        assert text_of(streamed(LiveFilter(secret_set(key)), chunks)) == whole

@@ -51,7 +51,7 @@ KNOWN_IMPOSSIBLE: Mapping[str, str] = MappingProxyType(
         "cipher": "A secret changed by a rule of the author's own: encrypted, XORed, shifted, looked up in a table.",
         "part": "A part of a secret, such as its first characters.",
         "digest": "A digest of a secret, or anything else that was computed from it and is not a login token.",
-        "padding": "A secret with other letters or digits between its characters.",
+        "padding": "A secret with letters, digits or, if it is mostly signs, other signs between its characters.",
         "places": "A secret whose parts stand in different cells, in different files or in different messages.",
         "encoding": "Text encodings that are not listed (base85, base58, Morse, EBCDIC), and those nested deeper than four.",
         "compression": "Compressed data without a header, or of a format that is not listed (zstd, brotli, LZ4, 7z, PDF streams).",

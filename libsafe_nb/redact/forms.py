@@ -137,6 +137,7 @@ def escapes(value: str) -> Iterator[str]:
         html.escape(value, quote=False),
         html.escape(value).replace("&#x27;", "&apos;"),
     )
+    yield html.escape(html.escape(value))
     yield value.encode("ascii", "xmlcharrefreplace").decode()
     yield html.escape(value).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
     yield shlex.quote(value).removeprefix("'").removesuffix("'")

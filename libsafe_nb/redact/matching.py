@@ -66,15 +66,17 @@ class SecretSet:
         self._probes = {fold: [probe for probe in found if probe.fold is fold] for fold in Fold}
         self._folds = [fold for fold in Fold if self._probes[fold]]
         self._needles = {fold: _least(found, fold) for fold in Fold}
-        self._minds_invisible = bool(self._needles[Fold.WIDE] or self._needles[Fold.DENSE])
+        self._minds_invisible = bool(self._probes[Fold.WIDE] or self._probes[Fold.DENSE])
         self._stride, self._grams = _sampling(self._needles[Fold.ALNUM])
         short = _GRAM * self._stride + _GRAM - 1
         self._sampled = [needle for needle in self._needles[Fold.ALNUM] if len(needle) >= short]
         self._direct = [needle for needle in self._needles[Fold.ALNUM] if len(needle) < short]
-        self._endings = {fold: _Endings(_beginnings(self._probes[fold], fold)) for fold in Fold}
-        self._leads = tuple(
-            {probe.lead[:length] for probe in found for length in range(1, len(probe.lead) + 1)}
-        )
+        leads = {probe.lead for probe in found}
+        self._leads = {lead[:length] for lead in leads for length in range(1, len(lead) + 1)}
+        self._before = 8 + 6 * max(map(len, self._leads), default=0)
+        self._endings = {
+            fold: _Endings(_beginnings(self._probes[fold], fold), before=self._before) for fold in Fold
+        }
         longest = max((len(probe.text) for probe in found), default=0)
         self._shortest = min((len(probe.needle) for probe in found), default=8)
         self.reach = max(2048, 8 * longest)
@@ -104,7 +106,7 @@ class SecretSet:
 
     def suspects_text(self, text: str) -> bool:
         """`suspects`, of every reading of the text."""
-        return any(self.suspects(to_bytes(read)) for read in self._readings(text))
+        return any(self.suspects(to_bytes(read)) for _, read in self._readings(text))
 
     def find(self, text: str) -> list[Span]:
         """Where the forms stand, in order, none overlapping another."""
@@ -155,10 +157,10 @@ class SecretSet:
         begin = cut = unfinished(tail)
         # What is cut off may belong to a form that began before it, so the part before is looked at as well.
         for part in {tail, tail[:cut]}:
-            for number, read in enumerate(self._readings(part)):
+            for step, read in self._readings(part):
                 first = self._open_end(read)
                 if first < len(read):
-                    begin = min(begin, self._place(part, number, len(read) - first))
+                    begin = min(begin, self._place(part, step, len(read) - first))
         folded = Fold.ALNUM.apply(to_bytes(tail))
         if any(clue in folded for clue in derived.CLUES):
             begin = min(begin, derived.unfinished(tail))
@@ -169,24 +171,34 @@ class SecretSet:
         starts = [cut]
         for part in {text, text[:cut]}:
             starts += [self._endings[fold].start(part, fold) for fold in {*self._folds, Fold.ALNUM}]
-            if self._leads and part.endswith(self._leads):
-                starts.append(len(part) - max(len(lead) for lead in self._leads if part.endswith(lead)))
+            starts.append(self._lead(part))
         return min(starts)
 
-    def _place(self, text: str, number: int, count: int) -> int:
-        """Where the last `count` characters of the reading with this number begin in the text itself."""
-        if number == 0:
+    def _lead(self, text: str) -> int:
+        """Where the end of a text could be what stands before a needle, such as the first signs of a key."""
+        if not self._leads:
+            return len(text)
+        near = range(max(0, len(text) - self._before), len(text))
+        places = [index for index in near if text[index] not in _BETWEEN_CHARACTERS]
+        signs = "".join(text[index] for index in places)
+        longest = max((len(lead) for lead in self._leads if signs.endswith(lead)), default=0)
+        return places[-longest] if longest else len(text)
+
+    def _place(self, text: str, step: int, count: int) -> int:
+        """Where the last `count` characters of the reading of this step begin in the text itself."""
+        if step == 0:
             return len(text) - count
         size = 64
         while True:
             # Only the end is viewed; an escape that is cut at its beginning shows as a few strange characters there.
             size = min(4 * size + count, len(text))
-            *_, view = itertools.islice(views(text[-size:], invisible=self._minds_invisible), number + 1)
+            found = views(text[-size:], invisible=self._minds_invisible)
+            *_, (_, view) = itertools.takewhile(lambda each: each[0] <= step, found)
             if size == len(text) or len(view.text) >= count + 32:
                 index = max(0, len(view.text) - count)
                 return len(text) - size + view.span(index, index + 1)[0]
 
-    def _readings(self, text: str) -> Iterator[str]:
+    def _readings(self, text: str) -> Iterator[tuple[int, str]]:
         return readings(text, invisible=self._minds_invisible)
 
     def _windows(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
@@ -207,7 +219,7 @@ class SecretSet:
         if found and not self.suspects_text(replace(text, _merged(found))):
             return found
         found += [Span(start, end, derived.NAME, "derived") for start, end in derived.values(text)]
-        for view in views(text):
+        for _, view in views(text):
             for fold in self._folds:
                 found += self._in_view(text, view, fold)
         return found
@@ -238,7 +250,8 @@ class SecretSet:
 class _Endings:
     """Which ends of a folded text are the beginning of a needle."""
 
-    def __init__(self, needles: Iterable[bytes]) -> None:
+    def __init__(self, needles: Iterable[bytes], *, before: int) -> None:
+        self._before = before
         self._needles = sorted(set(needles))
         self._longest = max(map(len, self._needles), default=0)
         self._firsts = {needle[:length] for needle in self._needles for length in (1, 2, 3)}
@@ -253,7 +266,7 @@ class _Endings:
             index -= 1
             if fold.keeps(text[index]):
                 length -= len(fold.apply(to_bytes(text[index])))
-        for steps in range(8):
+        for steps in range(self._before):
             if index == 0 or (steps and fold.keeps(text[index])):
                 break
             index -= 1

@@ -31,7 +31,8 @@ class Fold(enum.Enum):
     EXACT = "exact"
     """All of it."""
     DENSE = "dense"
-    """All but white space, control characters, quotes, commas and backslashes: for keys of few letters and digits."""
+    """All but white space, control characters, quotes, commas and backslashes, letters in lower case: for keys of few
+    letters and digits."""
     WIDE = "wide"
     """ASCII letters, in lower case, digits, and all beyond ASCII: for keys in other alphabets."""
     ALNUM = "alnum"
@@ -41,7 +42,7 @@ class Fold(enum.Enum):
         if self is Fold.EXACT:
             return data
         if self is Fold.DENSE:
-            return data.translate(None, _BETWEEN)
+            return data.translate(_LOWER, _BETWEEN)
         return data.translate(_LOWER, _NOT_WIDE if self is Fold.WIDE else _NOT_ALNUM)
 
     def keeps(self, char: str) -> bool:
@@ -74,7 +75,7 @@ _ESCAPE = re.compile(
     r"|%(?:25)*[0-9a-fA-F]{2}"
     r"|&(?:amp;)*(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
 )
-_PERCENTS = re.compile("%(?:25)*")
+_PERCENTS = re.compile("%(?:25)*([0-9a-fA-F]{2})")
 _AMPERSANDS = re.compile("^&(?:amp;)*")
 _DIGITS = re.compile("[0-9a-fA-F]{2,8}")
 _CONTROL = {
@@ -101,34 +102,35 @@ def has_escapes(text: str) -> bool:
     return "\\" in text or "%" in text or "&" in text or "\x1b" in text
 
 
-def readings(text: str, *, invisible: bool = True) -> Iterator[str]:
+def readings(text: str, *, invisible: bool = True) -> Iterator[tuple[int, str]]:
     """
     The text as it stands, then each further reading that differs: terminal codes left out, escapes undone, and again.
 
-    `invisible` characters are left out with the terminal codes. A fold that keeps ASCII only does so anyway, and looking
-    for them costs 10 ms/MB of text beyond ASCII.
+    Each comes with the number of its step, by which `views` can be asked for the same one. `invisible` characters are
+    left out with the terminal codes. A fold that keeps ASCII only does so anyway, and looking for them costs 10 ms/MB of
+    text beyond ASCII.
     """
-    yield text
-    for _ in range(ROUNDS):
+    yield 0, text
+    for step in range(1, 2 * ROUNDS, 2):
         before = text
         if "\x1b" in text:
             text = _TERMINAL.sub("", text)
         if invisible and not text.isascii():
             text = INVISIBLE.sub("", text)
         if text != before:
-            yield text
+            yield step, text
         if not ("\\" in text or "%" in text or "&" in text):
             return
         undone = _ESCAPE.sub(lambda match: _MEANINGS[match[0]], text)
         if undone == text:
             return
         text = undone
-        yield text
+        yield step + 1, text
 
 
 def plain(text: str) -> str:
     """The last of the `readings`, with invisible characters left in."""
-    *_, last = readings(text, invisible=False)
+    *_, (_, last) = readings(text, invisible=False)
     return last
 
 
@@ -185,22 +187,22 @@ class View:
         return b"".join(pieces), owners
 
 
-def views(text: str, *, invisible: bool = True) -> Iterator[View]:
+def views(text: str, *, invisible: bool = True) -> Iterator[tuple[int, View]]:
     """The `readings`, each as a view. A thousand times slower: for windows, not for whole texts."""
     view = View(text)
-    yield view
+    yield 0, view
     hidden = _HIDDEN if invisible else _TERMINAL
-    for _ in range(ROUNDS):
+    for step in range(1, 2 * ROUNDS, 2):
         found = [(match.start(), match.end(), "") for match in hidden.finditer(view.text)]
         if found:
             view = view.without(found)
-            yield view
+            yield step, view
         found = [(match.start(), match.end(), _meaning(match[0])) for match in _ESCAPE.finditer(view.text)]
         after = view.without(found)
         if after.text == view.text:
             return
         view = after
-        yield view
+        yield step + 1, view
 
 
 def to_bytes(text: str) -> bytes:
@@ -229,7 +231,7 @@ _MEANINGS = _Meanings()
 def _meaning(escape: str) -> str:
     """What one escape stands for."""
     if escape[0] == "%":
-        return bytes.fromhex(_PERCENTS.sub("", escape)).decode("utf-8", "surrogateescape")
+        return bytes.fromhex("".join(_PERCENTS.findall(escape))).decode("utf-8", "surrogateescape")
     if escape[0] == "&":
         name = _AMPERSANDS.sub("", escape)
         return html.unescape("&" + name) if name else "&"

@@ -126,7 +126,7 @@ class Unwrapping:
 
     def _undone(self, text: str) -> list[Wrapped]:
         """The runs of the text with its escapes undone, at the places in the text that they come from."""
-        *_, view = views(text)
+        *_, (_, view) = views(text)
         runs = self._runs(view.text.encode("ascii", "replace"), ())
         return [Wrapped(*view.span(run.start, run.end), run.findings) for run in runs]
 
