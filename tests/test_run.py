@@ -585,3 +585,14 @@ def test_an_unusable_runtime_folder_is_passed_over(notebook, run, monkeypatch, t
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "absent"))
 
     assert run(notebook("1")).status == "completed"
+
+
+def test_a_long_cell_keeps_the_local_platform_awake(notebook, tmp_path, monkeypatch):
+    """The platform ends after 4 idle seconds, the cell asks nothing of it for 12."""
+    from libsafe_nb import local, runner
+
+    monkeypatch.setattr(runner, "AWAKE_EVERY", 0.5)
+    with local.serve(tmp_path / "sleepy", idle=4) as served:
+        done = libsafe_nb.run(None, notebook("import time; time.sleep(12)"), settings=served.settings)
+
+    assert (done.status, done.exit_code) == ("completed", 0), done.error
