@@ -3,9 +3,9 @@
 
 Almost no text holds a secret, so the question asked of every byte is only whether one *may* be there. A folded text
 is read at every 8th, 16th or 24th byte as one 8-byte number, and the numbers are looked up in a set: any form that
-is long enough must show one of its numbers at one of these places. That costs the same for one secret as for ten,
-about 2 ms/MB (`benchmarks/filter.py`); a search for each form, or one regular expression for all, costs five to
-twenty times that. Only where the answer is yes is the text cut into windows and each window read closely.
+is long enough must show one of its numbers at one of these places. That costs the same for one secret as for ten: with
+the folding 5 ms/MB (`benchmarks/filter.py`), where a search for each of the hundred forms of two secrets takes 20 and
+more. Only where the answer is yes is the text cut into windows and each window read closely.
 """
 
 from __future__ import annotations
