@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
@@ -424,3 +425,20 @@ def test_a_large_document_of_many_strings_is_scanned_in_its_own_time():
     }
 
     assert scan_document(THREE, data).clean
+
+
+@pytest.mark.parametrize(
+    "escaped", [{"/": "\\/"}, {"/": "\\u002f", "+": "\\u002b"}, {"/": "\\u002F", "+": "\\u002B"}]
+)
+@pytest.mark.parametrize("lines", [base64.b64encode, base64.encodebytes], ids=["one line", "lines"])
+def test_wrapped_base64_is_found_wherever_json_escapes_cut_it(escaped, lines):
+    """A gzip's time stamp moves the slashes about: a test by the clock alone failed only at some hours."""
+    missed = []
+    for moment in range(1_795_000_000, 1_795_000_000 + 1000 * 40, 1000):
+        text = json.dumps({"blob": lines(gzip.compress(ALNUM.encode(), mtime=moment)).decode()})
+        for sign, written in escaped.items():
+            text = text.replace(sign, written)
+        if scan_document(secret_set(ALNUM), f"first\n{text}\nlast\n".encode(), media_type="text/plain").clean:
+            missed.append(moment)
+
+    assert missed == []
