@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 from libsafe_nb import settings as settings_
 from libsafe_nb.errors import PlatformError, SettingsError, Unreachable
 from libsafe_nb.payload import Payload
+from libsafe_nb.secrets import SAMPLE_KEY
 from libsafe_nb.settings import S3Settings, Settings
 
 if TYPE_CHECKING:
     from libsafe_nb.client import Client
     from libsafe_nb.storage import Storage
-
-SAMPLE_KEY = "1234567890abcdefghijklmnopqrstuvwxyz"
-"""The key in the vendor's documented sample payload (page "Jupyter Notebooks"): a placeholder, never a key."""
 
 
 KNOCK = 5.0

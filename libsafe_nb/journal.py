@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -59,18 +58,3 @@ class Journal:
             os.close(self._file)
             os.close(self._lock)
             self._file = self._lock = -1
-
-
-def steps(folder: Path) -> Iterator[dict[str, Any]]:
-    """The steps that were written, oldest first; a last line torn by a crash is left out."""
-    path = folder / "journal.jsonl"
-    if not path.exists():
-        return
-    with path.open("rb") as lines:
-        for line in lines:
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                return

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import kernels
 from libsafe_nb import notebook as notebooks
-from libsafe_nb.connection import SAMPLE_KEY, Connection, connect
+from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import Forbidden, NotebookError, NotFound, ObjectNotFound, UsageError
 from libsafe_nb.notebook import FunctionNotebook
 from libsafe_nb.papermill_io import split
 from libsafe_nb.payload import Payload
 from libsafe_nb.redact.matching import SecretSet
-from libsafe_nb.secrets import Secret, weakness
+from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 from libsafe_nb.settings import Settings
 
 if TYPE_CHECKING:

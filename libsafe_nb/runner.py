@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import evidence, record
+from libsafe_nb import atomic, evidence, kernels, record
 from libsafe_nb.connection import Connection
 from libsafe_nb.desk import Desk
 from libsafe_nb.door import VARIABLE, Door
@@ -241,7 +241,7 @@ def _execute(
     # It warns of parameters that it cannot see in the cell; ours were checked, and stderr is the user's.
     papermill.utils.logger.setLevel("ERROR")
     source = plan.folder / "in.ipynb"
-    nbformat.write(plan.function.node, source)
+    atomic.write_text(source, nbformat.writes(plan.function.node))
     fill = (
         "__import__('libsafe_nb.compat.keys', fromlist=['fill']).fill("
         f"globals(), {str(door)!r}, {desk.nonce!r}, {plan.function.payload_name!r})"
@@ -250,7 +250,7 @@ def _execute(
         limits=plan.limits,
         save_to=plan.folder / "executed.ipynb",
         cwd=work,
-        env=_environment(door),
+        env={**kernels.environment(), VARIABLE: str(door)},
         after_parameters=(lambda: fill) if plan.function.language == "python" else None,
         output_filter=LiveFilter(plan.secrets),
         on_cell=plan.on_cell,
@@ -284,12 +284,6 @@ def _parameters(plan: Plan) -> dict[str, Any]:
         if not declared.in_payload and name in plan.payload.params
     }
     return {plan.function.payload_name: plan.payload.replace(api=api).to_dict(), **own}
-
-
-def _environment(door: Path) -> dict[str, str]:
-    """The kernel's environment: ours without any LIBSAFE_* and with the door."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LIBSAFE_")}
-    return {**kept, VARIABLE: str(door)}
 
 
 # After the last cell --------------------------------------------------------------------------------------------

@@ -1,22 +1,18 @@
 """
 One secret: a name and a value that shows itself only when told to.
 
-    payload ── redact_payload ──▶ the same with {"$secret": "key_user"}  +  [Secret("key_user", …)]
-                                        │ papermill sees only this                │ the kernel fetches these
-                                        └────────────── fill_payload ◀────────────┘
-
 What looks for the values in outputs and files is in `libsafe_nb.redact`.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from libsafe_nb.errors import PayloadError, SettingsError
+from libsafe_nb.errors import SettingsError
 
-API_KEYS = ("key_user", "key_root")
+SAMPLE_KEY = "1234567890abcdefghijklmnopqrstuvwxyz"
+"""The key in the vendor's documented sample payload (page "Jupyter Notebooks"): a placeholder, never a key."""
 
 MIN_LENGTH = 8
 MIN_DISTINCT = 5
@@ -113,75 +109,3 @@ def weakness(value: str) -> str | None:
     if value.isdigit() and len(value) < MIN_DIGITS:
         return f"expected a key of digits only to have at least {MIN_DIGITS} of them, found {len(value)}"
     return None
-
-
-def redact_payload(
-    data: Mapping[str, Any], *, names: Iterable[str] = ()
-) -> tuple[dict[str, Any], list[Secret]]:
-    """
-    A copy of a payload with its secrets replaced by `{"$secret": name}`, and the secrets.
-
-    Replaced are `api.key_user`, `api.key_root`, the `function_params` called in `names`, and every other
-    string of the payload that equals one of those values. Empty values and placeholders are left as they are.
-
-    Raises
-    ------
-    PayloadError
-        A secret is not a string, or is too weak to be looked for; `.path` names the place.
-    """
-    found = [
-        *_secrets_at(data, "api", API_KEYS),
-        *_secrets_at(data, "function_params", names),
-    ]
-    # Where two names share a value, the first one stands for it elsewhere; each keeps its own place.
-    clean = _replaced(data, {secret.reveal(): secret for _, secret in reversed(found)})
-    for part, secret in found:
-        clean[part][secret.name] = secret.placeholder
-    return clean, [secret for _, secret in found]
-
-
-def fill_payload(clean: Any, values: Mapping[str, str]) -> Any:
-    """
-    The inverse of `redact_payload`: each `{"$secret": name}` replaced by `values[name]`.
-
-    A placeholder whose name is not in `values` stays.
-    """
-    if _is_placeholder(clean):
-        return values.get(clean["$secret"], clean)
-    if isinstance(clean, dict):
-        return {key: fill_payload(value, values) for key, value in clean.items()}
-    if isinstance(clean, list):
-        return [fill_payload(value, values) for value in clean]
-    return clean
-
-
-def _secrets_at(data: Mapping[str, Any], part: str, names: Iterable[str]) -> list[tuple[str, Secret]]:
-    values = data.get(part)
-    if not isinstance(values, Mapping):
-        return []
-    found = []
-    for name in names:
-        value, path = values.get(name), f"{part}.{name}"
-        if value is None or value == "" or _is_placeholder(value):
-            continue
-        if not isinstance(value, str):
-            raise PayloadError(f"{path}: expected a string, found {type(value).__name__}", path=path)
-        weak = weakness(value)
-        if weak:
-            raise PayloadError(f"{path}: {weak}", path=path)
-        found.append((part, Secret(name, value)))
-    return found
-
-
-def _is_placeholder(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.keys() == {"$secret"} and isinstance(value["$secret"], str)
-
-
-def _replaced(value: Any, secrets: Mapping[str, Secret]) -> Any:
-    if isinstance(value, str):
-        return secrets[value].placeholder if value in secrets else value
-    if isinstance(value, Mapping):
-        return {key: _replaced(each, secrets) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_replaced(each, secrets) for each in value]
-    return value

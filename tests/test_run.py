@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -312,8 +313,6 @@ def test_eight_runs_at_once_in_processes(platform, container, connection, notebo
 
 
 def command_environment(platform):
-    import os
-
     settings = platform.settings
     return {
         **os.environ,
@@ -327,10 +326,7 @@ def command_environment(platform):
 
 
 def command(platform, *arguments, **environ):
-    import os
-
     full = {**command_environment(platform), **environ}
-    assert os.environ
     return subprocess.run(
         [sys.executable, "-m", "libsafe_nb", *arguments],
         env=full,

@@ -9,8 +9,8 @@ import pickle
 
 import pytest
 
-from libsafe_nb.errors import PayloadError, SettingsError
-from libsafe_nb.secrets import Secret, fill_payload, redact_payload, weakness
+from libsafe_nb.errors import SettingsError
+from libsafe_nb.secrets import Secret, weakness
 
 USER = "Zq7/Lm+2vXc9Rt4Bn8Ks1Wd6Yh3Pg5Jf0=="
 ROOT = "r0oT-kEy-5uP3r-pR1vAt3-0123456789"
@@ -102,62 +102,3 @@ def payload(**api):
         "function_params": {"algorithm": "md5", "token": "Tok-9f8e7d6c5b4a", "depth": 3},
         "more": {"same": api.get("key_user"), "list": [api.get("key_root"), 1, None]},
     }
-
-
-def test_the_payload_keeps_everything_but_its_keys():
-    given = payload(key_user=USER, key_root=ROOT)
-    before = copy.deepcopy(given)
-
-    clean, secrets = redact_payload(given)
-
-    assert before == given
-    assert [Secret("key_user", USER), Secret("key_root", ROOT)] == secrets
-    assert clean["api"] == {
-        "url": "http://go.example",
-        "key_user": {"$secret": "key_user"},
-        "key_root": {"$secret": "key_root"},
-    }
-    assert given["function_params"] == clean["function_params"]
-    assert clean["more"] == {"same": {"$secret": "key_user"}, "list": [{"$secret": "key_root"}, 1, None]}
-    assert USER not in json.dumps(clean)
-
-
-def test_declared_parameters_are_secrets_too():
-    clean, secrets = redact_payload(payload(key_user=USER), names=["token", "absent"])
-
-    assert clean["function_params"]["token"] == {"$secret": "token"}
-    assert [secret.name for secret in secrets] == ["key_user", "token"]
-
-
-def test_filling_is_the_inverse():
-    given = payload(key_user=USER, key_root=ROOT)
-    clean, secrets = redact_payload(given, names=iter(["token"]))
-
-    assert given == fill_payload(clean, {secret.name: secret.reveal() for secret in secrets})
-    assert clean == fill_payload(clean, {})
-
-
-def test_one_value_under_two_names_keeps_both():
-    clean, secrets = redact_payload(payload(key_user=USER, key_root=USER))
-
-    assert clean["api"]["key_root"] == {"$secret": "key_root"}
-    assert clean["more"]["same"] == {"$secret": "key_user"}
-    assert len(secrets) == 2
-
-
-def test_a_payload_without_keys_has_no_secrets():
-    for api in ({}, {"key_user": "", "key_root": None}, {"key_user": {"$secret": "key_user"}}):
-        clean, secrets = redact_payload(payload(**api))
-
-        assert secrets == []
-        assert payload(**api) == clean
-    assert redact_payload({"api": None}) == ({"api": None}, [])
-
-
-@pytest.mark.parametrize("value", ["short", 12, ["a"]])
-def test_a_key_that_cannot_be_kept_secret_is_refused(value):
-    with pytest.raises(PayloadError) as caught:
-        redact_payload(payload(key_user=value))
-
-    assert caught.value.path == "api.key_user"
-    assert str(caught.value).startswith("api.key_user: expected")

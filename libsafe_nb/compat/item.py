@@ -28,10 +28,6 @@ class Item(dict[str, Any]):
         return sorted({*super().__dir__(), *self})
 
 
-def item_or_none(found: Mapping[str, Any] | None) -> Item | None:
-    return None if found is None else Item(found)
-
-
 def id_of(thing: Any) -> str:
     """The id of an object, or the id itself, as a string."""
     if isinstance(thing, Mapping):

@@ -14,9 +14,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from libsafe_nb.secrets import SAMPLE_KEY
+
 SAMPLE_VALUES: Mapping[str, str] = MappingProxyType(
     {
-        "1234567890abcdefghijklmnopqrstuvwxyz": "LIBSAFE Go documentation, page 'Jupyter Notebooks': the sample payload's keys",
+        SAMPLE_KEY: "LIBSAFE Go documentation, page 'Jupyter Notebooks': the sample payload's keys",
     }
 )
 """Values that look like keys and are none, each with its source. The only literals that `find_pasted_keys` lets pass."""
