@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from libsafe_nb.errors import NotebookError, ParameterError
+from libsafe_nb.secrets import SAMPLE_KEY, weakness
 
 PAYLOAD_NAMES = ("json_sample", "payload")
 MAX_BYTES = 256 * 1024 * 1024
@@ -40,7 +41,12 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Substitution:
-    """Where a payload literal in the source was replaced: cell id, 1-based first and last line."""
+    """
+    Where the source was changed: cell id, 1-based first and last line.
+
+    `name` is the payload's where its literal gave way to the injected one, or the path within it, such as
+    `json_sample.api.key_user`, where a pasted key was taken out.
+    """
 
     cell: str
     name: str
@@ -187,6 +193,8 @@ def _python(node: Any, tagged: list[Any]) -> _Found:
             found.name = payload
             _declare_payload(found, assigned[payload][1])
         if is_tagged and _only_parameters(body):
+            if payload:
+                found.substitutions += _blank_keys(cell, payload, assigned[payload][1])
             for target, (statement, value) in assigned.items():
                 if target not in PAYLOAD_NAMES:
                     found.parameters[target] = _declare(target, statement, value)
@@ -236,6 +244,47 @@ def _substitute(cell: Any, name: str, statement: ast.stmt) -> Substitution:
     )
     cell.source = "\n".join(lines)
     return Substitution(cell=cell.id, name=name, first_line=first, last_line=last)
+
+
+def _blank_keys(cell: Any, name: str, literal: ast.expr | None) -> list[Substitution]:
+    """
+    Take pasted keys out of a payload literal, which the injected cell overrides: no working file may hold one.
+
+    The documented sample value stays, and so does what is too weak to be a key (`secrets.weakness`).
+    """
+    pasted = [
+        (f"{name}.api.{key}", value)
+        for key, value in _items(_item(literal, "api"))
+        if key != "url" and isinstance(value, ast.Constant) and _may_be_key(value.value)
+    ]
+    lines = cell.source.encode().split(b"\n")
+    # From the last to the first, so that positions before it stay. The syntax tree counts columns in bytes of UTF-8.
+    for _, value in sorted(pasted, key=lambda each: (each[1].lineno, each[1].col_offset), reverse=True):
+        first, last = value.lineno - 1, (value.end_lineno or value.lineno) - 1
+        before, after = lines[first][: value.col_offset], lines[last][value.end_col_offset :]
+        lines[first : last + 1] = [before + b'"[redacted]"' + after] + [b""] * (last - first)
+    cell.source = b"\n".join(lines).decode()
+    return [
+        Substitution(cell.id, path, value.lineno, value.end_lineno or value.lineno) for path, value in pasted
+    ]
+
+
+def _items(literal: ast.expr | None) -> list[tuple[Any, ast.expr]]:
+    if not isinstance(literal, ast.Dict):
+        return []
+    return [
+        (key.value, value)
+        for key, value in zip(literal.keys, literal.values, strict=True)
+        if isinstance(key, ast.Constant)
+    ]
+
+
+def _item(literal: ast.expr | None, name: str) -> ast.expr | None:
+    return next((value for key, value in _items(literal) if key == name), None)
+
+
+def _may_be_key(value: Any) -> bool:
+    return isinstance(value, str) and value != SAMPLE_KEY and not weakness(value)
 
 
 def _declare_payload(found: _Found, value: ast.expr | None) -> None:

@@ -132,3 +132,32 @@ def test_two_tagged_cells_are_refused():
 def test_not_python_is_refused():
     with pytest.raises(NotebookError, match="expected a Python script"):
         notebooks.from_script(b"def", name="s.py")
+
+
+PASTED = "kZ8vQ2rT5wY9bN3mX7cL4pD6"
+
+
+@pytest.mark.parametrize(
+    "literal",
+    [
+        f'{{"api": {{"url": "http://x", "key_user": "{PASTED}", "é": "ä", "key_root": "{PASTED}"}}}}',
+        f'{{"é": 1, "api": {{"key_user":\n  "{PASTED[:12]}"\n  "{PASTED[12:]}"}}, "function_params": {{"a": 1}}}}',
+    ],
+    ids=["one line", "joined over lines"],
+)
+def test_a_pasted_key_is_taken_out_of_the_copy_that_runs(literal):
+    found = make(f"json_sample = {literal}\nafter = 1")
+
+    source = found.node.cells[0].source
+    assert PASTED not in source.replace('"', "").replace("\n", "").replace(" ", "")
+    assert source.count("[redacted]") == len(found.substitutions) >= 1
+    assert source.split("\n").index("after = 1") == f"json_sample = {literal}".count("\n") + 1
+    assert set(found.pasted.values()) >= {PASTED}
+    assert found.substitutions[0].name == "json_sample.api.key_user"
+    exec(source, {})
+
+
+def test_the_documented_sample_key_is_no_key():
+    sample = "1234567890abcdefghijklmnopqrstuvwxyz"
+
+    assert make(f'json_sample = {{"api": {{"key_user": "{sample}"}}}}').substitutions == ()

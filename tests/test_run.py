@@ -429,13 +429,22 @@ def test_storage_that_fails_at_the_end_leaves_the_job_open(
         return put(self, container, path, data, **options)
 
     monkeypatch.setattr(Storage, "put", refuse)
-    done = run(notebook("1"))
+    path = notebook("1")
+    node = nbformat.read(str(path), 4)
+    node.cells[0].source = f'json_sample = {{"api": {{"key_user": "{REAL}"}}, "function_params": {{}}}}'
+    nbformat.write(node, str(path))
+    done = run(path)
 
     assert (done.status, done.exit_code, done.evidence) == ("completed", 3, None)
     assert job(done)["status"] == "RUNNING"
     assert any("evidence pending on" in each["message"] for each in messages(done))
     kept = platform.settings.home / "runs" / done.run / "evidence"
     assert sorted(each.name for each in kept.iterdir()) == ["executed.ipynb", "record.json"]
+    left = [each for each in kept.parent.rglob("*") if each.is_file()]
+    assert not [each.name for each in left if REAL.encode() in each.read_bytes()], (
+        "keys rest in three files only"
+    )
+    assert {each.stat().st_mode & 0o077 for each in left} == {0}
 
 
 def test_a_cell_in_any_language_speaks_to_the_job(notebook, run, samples, connection, messages, job):

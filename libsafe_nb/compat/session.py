@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import door as door_
 from libsafe_nb import settings as settings_
-from libsafe_nb.connection import SAMPLE_KEY
 from libsafe_nb.errors import ExecutionError, SettingsError
+from libsafe_nb.secrets import SAMPLE_KEY
 from libsafe_nb.settings import S3Settings, Settings
 
 if TYPE_CHECKING:
