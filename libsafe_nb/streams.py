@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import zmq
@@ -26,6 +26,10 @@ BACKLOG = 4 * 1024 * 1024
 
 IN_FLIGHT = 64
 """Messages in the kernel's output socket, beyond which sending waits."""
+
+
+SCHEDULED_WITHIN = 100
+"""Milliseconds to wake the sending thread; it is asked again as long as it lives."""
 
 
 class OutStream(iostream.OutStream):
@@ -58,12 +62,23 @@ class OutStream(iostream.OutStream):
         if thread is None or not thread.is_alive() or thread is threading.current_thread():
             self._flush()  # type: ignore[no-untyped-call]
             return
-        self.pub_thread.schedule(self._flush)
         sent = threading.Event()
-        self.pub_thread.schedule(sent.set)
+        self._schedule(self._flush)
+        self._schedule(sent.set)
         while not sent.wait(0.05) and thread.is_alive():
             # What is scheduled waits for the next wake-up if something before it failed.
-            self.pub_thread.schedule(_nothing)
+            self._schedule(_nothing)
+
+    def _schedule(self, step: Callable[[], None]) -> None:
+        """
+        Give the sending thread something to do, or nothing where it has ended.
+
+        It may end between a look whether it lives and the call. Its pipe then has no reader, and ipykernel's own
+        `schedule` would wait for one for ever, or the pipe is closed already.
+        """
+        with contextlib.suppress(zmq.ZMQError):
+            self.pub_thread._event_pipe.sndtimeo = SCHEDULED_WITHIN
+            self.pub_thread.schedule(step)
 
     def _flush_buffers(self) -> Iterator[tuple[dict[str, Any], str]]:
         for parent, text in super()._flush_buffers():  # type: ignore[no-untyped-call]
