@@ -49,7 +49,7 @@ def write_bytes(path: str | Path, data: bytes, mode: int | None = 0o600) -> None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def write_text(path: str | Path, text: str, mode: int | None = 0o600) -> None:
@@ -57,8 +57,8 @@ def write_text(path: str | Path, text: str, mode: int | None = 0o600) -> None:
     write_bytes(path, text.encode("utf-8"), mode)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Force the rename to disk. Some network file systems refuse it: the content is whole all the same."""
+def sync_folder(folder: Path) -> None:
+    """Force a rename in the folder to disk. Some network file systems refuse it: the content is whole all the same."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
