@@ -216,6 +216,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the table only")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    import papermill  # noqa: F401  it loads numpy, as in a run, and the filter uses what is there
+
     by_kind()
     of_files()
     if not arguments.quick:

@@ -44,7 +44,13 @@ STRONG = {
     "long": LONG,
     "sixteen": SIXTEEN,
 }
-SHORT = {"eight": "aB3/x+9=", "fifteen": "p4ss'w\"ord-é-42", "digits": "314159265358", "plain": "q7w8e9r1t2"}
+SHORT = {
+    "eight": "aB3/x+9=",
+    "fifteen": "p4ss'w\"ord-é-42",
+    "digits": "314159265358",
+    "plain": "q7w8e9r1t2",
+    "backslash": 'q7\\w8"e9',
+}
 
 
 def secret_set(value: str, name: str = "key_user") -> SecretSet:

@@ -10,6 +10,8 @@ import os
 import pickle
 import random
 import struct
+import subprocess
+import sys
 import uuid
 import zipfile
 import zlib
@@ -377,7 +379,7 @@ def test_innocent_notebooks_are_stored_byte_for_byte(seed):
         ]
     ),
 )
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_bytes_of_any_kind_are_examined_without_error(body, head):
     findings = Unwrapping(THREE).examine(head + body)
 
@@ -442,3 +444,47 @@ def test_wrapped_base64_is_found_wherever_json_escapes_cut_it(escaped, lines):
             missed.append(moment)
 
     assert missed == []
+
+
+@pytest.mark.parametrize(("width", "indent"), [(76, ""), (999, "  "), (0, "")])
+@pytest.mark.parametrize("place", [0.31, 0.65535, 0.99])
+def test_a_secret_is_found_wherever_it_stands_in_megabytes_of_base64(width, indent, place):
+    """Such a run is decoded in parts, and a secret may lie across two of them, or deeper still."""
+    chance = random.Random(place)
+    value = "sKq9-Zm2vXc9Rt4Bn8Ks1Wd6Yh3Pg5Jf0Tx4"
+    filler = "".join(chance.choices("abcdefghij \n", k=1_200_000))
+    inner = filler[: int(len(filler) * place)] + value + filler[int(len(filler) * place) :]
+    for text in (
+        inner,
+        filler + base64.b64encode(inner[-600_000:].encode()).decode() if place > 0.5 else inner,
+    ):
+        run = base64.b64encode(text.encode()).decode()
+        lines = [run[at : at + width] for at in range(0, len(run), width)] if width else [run]
+        document = "before " + f"\n{indent}".join(lines)
+
+        assert not scan_document(SecretSet([Secret("key", value)]), document).clean
+
+
+def test_megabytes_of_one_letter_take_little_memory():
+    """They are a run of base64, and each way to read one is a copy of it."""
+    code = (
+        "import re, sys\n"
+        "from libsafe_nb.redact import SecretSet, scan_document\n"
+        "from libsafe_nb.secrets import Secret\n"
+        "secrets = SecretSet([Secret('key', 'sKq9-Zm2vXc9Rt4Bn8Ks1Wd6Yh3Pg5Jf0Tx4')])\n"
+        "text = ('x' * 999 + '\\n') * 10_000\n"
+        "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
+        "before = peak(); scan_document(secrets, text); print(peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert int(done.stdout) < 80 * 1024
+
+
+def test_what_the_key_of_a_dictionary_wraps_is_looked_into():
+    key = b64(gzip.compress(ALNUM.encode()))
+
+    clean, hits, _ = redact_document(secret_set(ALNUM), {"a": {f"x {key}": 1}})
+
+    assert [each.rstrip("=") for each in clean["a"]] == ["x [redacted:key_user]"]
+    assert {hit.name for hit in hits} == {"key_user"}

@@ -4,7 +4,8 @@ What keeps the secrets of a run out of everything that is stored. Pure: data in,
     reading     how a text may be read: escapes undone, what lies between characters left out
     forms       the encodings of one secret that are looked for
     derived     tokens made from a secret: signatures, presigned URLs, login headers
-    matching    SecretSet: all of these at once, fast
+    needles     whether a text may hold one of hundreds of forms, fast
+    matching    SecretSet: all of these at once
     values      lists, dictionaries and outputs of strings
     live        LiveFilter: the outputs of a run, as they arrive
     containers  gzip, zip, pickle, PNG … opened without trusting them
@@ -51,7 +52,7 @@ KNOWN_IMPOSSIBLE: Mapping[str, str] = MappingProxyType(
         "cipher": "A secret changed by a rule of the author's own: encrypted, XORed, shifted, looked up in a table.",
         "part": "A part of a secret, such as its first characters.",
         "digest": "A digest of a secret, or anything else that was computed from it and is not a login token.",
-        "padding": "A secret with letters, digits or, if it is mostly signs, other signs between its characters.",
+        "padding": "A secret with letters, digits or, if it has fewer than 12 of these, other signs between its characters.",
         "places": "A secret whose parts stand in different cells, in different files or in different messages.",
         "encoding": "Text encodings that are not listed (base85, base58, Morse, EBCDIC), and those nested deeper than four.",
         "compression": "Compressed data without a header, or of a format that is not listed (zstd, brotli, LZ4, 7z, PDF streams).",

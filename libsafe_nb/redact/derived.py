@@ -16,6 +16,14 @@ NAME = "signature"
 CLUES = (b"signature", b"securitytoken", b"authorization", b"hmacsha256credential")
 """Every pattern below holds one of these once it is folded (`Fold.ALNUM`)."""
 
+CLUES_WITH_NEIGHBOURS = (
+    b"signature",
+    b"xamzsecuritytoken",
+    b"hmacsha256credential",
+    *(b"authorization" + after for after in (b"be", b"ba", b"to", b"bb", b"bt", b"3d", b"u0", b"61")),
+)
+"""The same with what is beside each in the patterns below: `Authorization=b'Basic …`, `Authorization%3DBearer …`."""
+
 BEGINNINGS = (
     b"xamzsignature",
     b"xamzcredential",

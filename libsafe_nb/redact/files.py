@@ -76,7 +76,9 @@ class StreamScanner:
         if self._kept is None:
             not_checked = (f"wrappings such as gzip, for the file is larger than {self._keep} bytes",)
         else:
-            findings = Unwrapping(self._secrets).examine(bytes(self._kept))
+            # Not two copies at once: a file of 64 MiB takes 200 MiB while it is looked into.
+            data, self._kept = bytes(self._kept), bytearray()
+            findings = Unwrapping(self._secrets).examine(data)
             self._hits |= dict.fromkeys(findings.secrets)
             undecidable = tuple(findings.undecidable)
         return FileScan(self._size, self.hits, undecidable, not_checked)

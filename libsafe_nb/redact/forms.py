@@ -126,7 +126,10 @@ def escapes(value: str) -> Iterator[str]:
     data = to_bytes(value)
     ascii_json, wide_json = json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]
     yield from (ascii_json, wide_json, ascii_json.replace("/", "\\/"), wide_json.replace("/", "\\/"))
-    yield from (json.dumps(ascii_json)[1:-1], json.dumps(wide_json, ensure_ascii=False)[1:-1])
+    twice, wide_twice = json.dumps(ascii_json)[1:-1], json.dumps(wide_json, ensure_ascii=False)[1:-1]
+    yield from (twice, wide_twice)
+    # A run of backslashes is read as one escape, so a backslash of the key's own is looked for as it is written.
+    yield from (json.dumps(twice)[1:-1], json.dumps(wide_twice, ensure_ascii=False)[1:-1])
     yield from (repr(value)[1:-1], ascii(value)[1:-1], repr(data)[2:-1], json.dumps(repr(data)[2:-1])[1:-1])
     for quoted in (quote(data, safe=""), quote(data), quote_plus(data)):
         yield quoted

@@ -1,23 +1,22 @@
 """
 `SecretSet`: all forms of all secrets at once, and where a text holds them.
 
-Almost no text holds a secret, so the question asked of every byte is only whether one *may* be there. A folded text
-is read at every 8th, 16th or 24th byte as one 8-byte number, and the numbers are looked up in a set: any form that
-is long enough must show one of its numbers at one of these places. That costs the same for one secret as for ten: with
-the folding 5 ms/MB (`benchmarks/filter.py`), where a search for each of the hundred forms of two secrets takes 20 and
-more. Only where the answer is yes is the text cut into windows and each window read closely.
+Almost no text holds a secret, so the question asked of every byte is only whether one *may* be there (`needles`).
+That costs the same for one secret as for ten: with the folding 2 ms/MB (`benchmarks/filter.py`), where a search for
+each of the hundred forms of two secrets takes 20 and more. Only where the answer is yes is the text cut into windows
+and each window read closely.
 """
 
 from __future__ import annotations
 
 import bisect
 import itertools
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from libsafe_nb.redact import derived
 from libsafe_nb.redact.forms import Probe, probes
+from libsafe_nb.redact.needles import Needles
 from libsafe_nb.redact.reading import (
     INVISIBLE,
     Fold,
@@ -67,10 +66,9 @@ class SecretSet:
         self._folds = [fold for fold in Fold if self._probes[fold]]
         self._needles = {fold: _least(found, fold) for fold in Fold}
         self._minds_invisible = bool(self._probes[Fold.WIDE] or self._probes[Fold.DENSE])
-        self._stride, self._grams = _sampling(self._needles[Fold.ALNUM])
-        short = _GRAM * self._stride + _GRAM - 1
-        self._sampled = [needle for needle in self._needles[Fold.ALNUM] if len(needle) >= short]
-        self._direct = [needle for needle in self._needles[Fold.ALNUM] if len(needle) < short]
+        self._suspected = Needles(
+            self._needles[Fold.ALNUM], short=derived.CLUES, long=derived.CLUES_WITH_NEIGHBOURS
+        )
         leads = {probe.lead for probe in found}
         self._leads = {lead[:length] for lead in leads for length in range(1, len(lead) + 1)}
         self._before = 8 + 6 * max(map(len, self._leads), default=0)
@@ -89,13 +87,7 @@ class SecretSet:
         """Whether the bytes may hold a form as they stand: never False when they do, seldom True when they do not."""
         if len(data) < min(self._shortest, 8):
             return False
-        folded = Fold.ALNUM.apply(data)
-        if any(clue in folded for clue in derived.CLUES) or any(needle in folded for needle in self._direct):
-            return True
-        words = memoryview(folded)[: len(folded) // _GRAM * _GRAM].cast("Q")
-        if not self._grams.isdisjoint(words[:: self._stride]) and any(
-            needle in folded for needle in self._sampled
-        ):
+        if self._suspected.any_in(Fold.ALNUM.apply(data)):
             return True
         for fold in (Fold.WIDE, Fold.DENSE, Fold.EXACT):
             if self._needles[fold]:
@@ -252,9 +244,10 @@ class _Endings:
 
     def __init__(self, needles: Iterable[bytes], *, before: int) -> None:
         self._before = before
-        self._needles = sorted(set(needles))
-        self._longest = max(map(len, self._needles), default=0)
-        self._firsts = {needle[:length] for needle in self._needles for length in (1, 2, 3)}
+        found = sorted(set(needles))
+        self._all = b"".join(found)
+        self._ends = list(itertools.accumulate(map(len, found)))
+        self._firsts = {needle[:length] for needle in found for length in (1, 2)}
 
     def start(self, text: str, fold: Fold) -> int:
         """The character with which the longest such end begins, and one before it that may hold a part of a secret."""
@@ -273,13 +266,29 @@ class _Endings:
         return index
 
     def _overlap(self, folded: bytes) -> int:
-        for index in range(max(0, len(folded) - self._longest), len(folded)):
-            if folded[index : index + 3] in self._firsts:
-                suffix = folded[index:]
-                at = bisect.bisect_left(self._needles, suffix)
-                if at < len(self._needles) and self._needles[at].startswith(suffix):
-                    return len(suffix)
-        return 0
+        """
+        Of how many bytes the longest end is that a needle begins with.
+
+        Looked for are the last three bytes, in all needles at once: that is one search where a try of every end, 200
+        and more, took as long as all else that is done with a message.
+        """
+        longest = 0
+        last = folded[-3:]
+        at = self._all.find(last) if len(last) == 3 else -1
+        while at >= 0:
+            needle = bisect.bisect_right(self._ends, at)
+            start = self._ends[needle - 1] if needle else 0
+            length = at + 3 - start
+            if (
+                longest < length
+                and at + 3 <= self._ends[needle]
+                and folded.endswith(self._all[start : at + 3])
+            ):
+                longest = length
+            at = self._all.find(last, at + 1)
+        return longest or next(
+            (length for length in (2, 1) if folded[-length:] in self._firsts and len(folded) >= length), 0
+        )
 
 
 def replace(text: str, spans: Iterable[Span]) -> str:
@@ -346,29 +355,6 @@ def _least(found: list[Probe], wanted: Fold) -> list[bytes]:
         if not any(each in needle for each in least):
             least.append(needle)
     return least
-
-
-def _sampling(needles: list[bytes]) -> tuple[int, frozenset[int]]:
-    """
-    How many 8-byte numbers apart to look, and the numbers of the needles that are long enough for it.
-
-    Of `8 * stride` neighbouring places in a needle exactly one falls on a place that is looked at, so that many
-    numbers of each needle are enough. Looking seldom is cheap, but leaves more needles to be searched one by one.
-    """
-    cost = {1: 4.2, 2: 2.1, 3: 1.4}  # ms/MB, measured together with those of direct searches below
-
-    def total(stride: int) -> float:
-        alone = (len(needle) for needle in needles if len(needle) < _GRAM * stride + _GRAM - 1)
-        return cost[stride] + sum(0.1 + 2 / length for length in alone)
-
-    stride = min(cost, key=total)
-    grams = {
-        int.from_bytes(needle[place : place + _GRAM], sys.byteorder)
-        for needle in needles
-        if len(needle) >= _GRAM * stride + _GRAM - 1
-        for place in range(_GRAM * stride)
-    }
-    return stride, frozenset(grams)
 
 
 def _widened(text: str, start: int, end: int, probe: Probe) -> tuple[int, int]:

@@ -137,6 +137,8 @@ def plain(text: str) -> str:
 def unfinished(text: str) -> int:
     """Where an escape begins that the end of the text cuts off; the text's length if none does."""
     tail = max(0, len(text) - 600)
+    if not has_escapes(text[tail:]):
+        return len(text)
     match = _UNFINISHED.search(text, tail)
     return match.start() if match else len(text)
 

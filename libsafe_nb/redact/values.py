@@ -86,7 +86,7 @@ def _redact_dict(
     found: list[tuple[str, Span]] = []
     clean = {}
     for key, each in value.items():
-        name, spans = secrets.redact(key) if isinstance(key, str) else (key, [])
+        name, spans = redact(key, where) if isinstance(key, str) else (key, [])
         place = f"{where}.{name}" if where else str(name)
         found += [(place, span) for span in spans]
         while name in clean:

@@ -67,6 +67,8 @@ _HEADS = frozenset(
 )
 """With what base64 and hex of the containers begin."""
 
+_BATCH = 1024 * 1024
+
 _MOST_EMBEDDED = 64
 _PRINTABLE = bytes(range(32, 127)) + b"\r\n\t"
 _NEXT_LINE = re.compile(rb"\r?\n[ \t]*([A-Za-z0-9+/_-]+)")
@@ -247,6 +249,10 @@ class Unwrapping:
 
     def _holds(self, runs: list[bytes], chain: tuple[str, ...]) -> bool:
         """Whether any of the runs is likely to hold something; the answer errs on the side of yes."""
+        overlap = 4 * self._secrets.reach
+        return any(self._some_hold(batch, chain) for batch in _batches(runs, overlap))
+
+    def _some_hold(self, runs: list[bytes], chain: tuple[str, ...]) -> bool:
         lines = [line for run in runs if b"\n" in run for line in run.split()]
         decoded = [each for run in runs + lines for _, each in _decoded(run)]
         together = b"\n".join(decoded)
@@ -306,6 +312,37 @@ class Unwrapping:
                 wrapped = self._alone(match.start(), match.end(), [("bytes", data)], ())
                 found += [wrapped] if wrapped else []
         return found
+
+
+def _batches(runs: list[bytes], overlap: int) -> Iterator[list[bytes]]:
+    """
+    The runs in batches of some `_BATCH` bytes, as a batch is decoded in several ways and read in more: ten megabytes at
+    once would take a hundred and fifty. A longer run is cut, with an overlap of at least so many bytes.
+    """
+    batch: list[bytes] = []
+    size = 0
+    for run in runs:
+        for piece in _pieces(run, overlap) if len(run) > _BATCH else (run,):
+            if batch and size + len(piece) > _BATCH:
+                yield batch
+                batch, size = [], 0
+            batch.append(piece)
+            size += len(piece)
+    if batch:
+        yield batch
+
+
+def _pieces(run: bytes, overlap: int) -> Iterator[bytes]:
+    """A long run in parts: all its lines joined, cut where four characters, which are three bytes, end; then its lines."""
+    lines = run.split()
+    whole = b"".join(lines)
+    back = -(-overlap // 4) * 4
+    for start in range(0, len(whole), _BATCH):
+        yield whole[max(0, start - back) : start + _BATCH]
+    if len(lines) > 1:
+        many = max(1, _BATCH // (len(lines[0]) + 1))
+        for start in range(0, len(lines), many):
+            yield b"\n".join(lines[start : start + many])
 
 
 def _cut_by_escapes(data: bytes) -> bool:
