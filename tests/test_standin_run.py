@@ -30,7 +30,7 @@ class Runner:
 
     def __init__(self, settings, job):
         self.settings, self.job = settings, job
-        self.events, self.verdict, self.nonce = [], None, NONCE
+        self.events, self.verdict, self.nonce, self.extra = [], None, NONCE, {}
 
     def answer(self, do, fields):
         return {"keys": self.keys, "event": self.event, "verdict": self.end, "log": self.log}[do](**fields)
@@ -40,7 +40,12 @@ class Runner:
             raise errors.UsageError("the keys of a run are handed out once")
         self.nonce = None
         settings = self.settings
-        api = {"url": settings.url, "key_user": settings.key_user, "key_root": settings.key_root}
+        api = {
+            "url": settings.url,
+            "key_user": settings.key_user,
+            "key_root": settings.key_root,
+            **self.extra,
+        }
         names = ("endpoint", "bucket", "access_key", "secret_key", "region")
         return {
             "api": api,
@@ -242,6 +247,7 @@ def test_every_effect_is_told(kernel, runner, namespace, connection, container):
         "size": 7,
         "sha256": hashlib.sha256(b"written").hexdigest(),
         "created": True,
+        "scan": {"found": [], "undecidable": [], "not_checked": []},
     }
     assert deleted["file_id"] == file
     # A message is the runner's own write: it filters it first.
@@ -277,6 +283,7 @@ def test_a_file_read_whole_is_told_with_its_digest(kernel, runner, namespace, co
     (read,) = settled(runner, "read")
     assert read == {
         "kind": "read",
+        "container": container,
         "file_id": file,
         "path": "/a.bin",
         "version_id": stream.version_id,

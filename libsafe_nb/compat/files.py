@@ -57,7 +57,10 @@ class Files(Sequence[Item]):
         if self._batch[0] != number:
             names = self._names[number * BATCH : (number + 1) * BATCH]
             found = self._search(names) if len(names) > 1 and self._searchable else {}
-            self._batch = (number, [found.get(_plain(name)) or self._one(name) for name in names])
+            self._batch = (
+                number,
+                [self._pinned(found.get(_plain(name)) or self._one(name)) for name in names],
+            )
         return self._batch[1]
 
     def _search(self, names: Sequence[str]) -> dict[str, Item]:
@@ -99,6 +102,14 @@ class Files(Sequence[Item]):
                     "deleted": 1,
                 }
             )
+
+    def _pinned(self, item: Item) -> Item:
+        """In a replay, the file as it stood in the run that is repeated."""
+        attached = self._session.attached
+        pin = attached.pins.get(str(item["id"])) if attached is not None else None
+        if pin is not None:
+            item.update(version_id=pin["version_id"], size=pin["size"], fullpath=pin["path"])
+        return item
 
     def _written(self, name: str) -> str:
         return name if self._by_id else "/" + _plain(name)

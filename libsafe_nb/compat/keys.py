@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
-from libsafe_nb import door
+from libsafe_nb import door, environment
 from libsafe_nb.compat import finder, session
+from libsafe_nb.errors import ExecutionError
 
 
 def fill(namespace: dict[str, Any], socket_path: str, nonce: str, name: str) -> None:
@@ -22,7 +24,7 @@ def fill(namespace: dict[str, Any], socket_path: str, nonce: str, name: str) -> 
     UsageError
         The nonce was used before.
     ExecutionError
-        The runner is gone.
+        The runner is gone, or the writes of a replay could not be held back.
     """
     client = door.connect(socket_path)
     try:
@@ -30,25 +32,38 @@ def fill(namespace: dict[str, Any], socket_path: str, nonce: str, name: str) -> 
     except BaseException:
         client.close()
         raise
-    payload = namespace.get(name)
+    library = finder.which()
+    if os.environ.get(door.STUB) and library["library"] == "vendor":
+        client.close()
+        raise ExecutionError(
+            "this is a replay that must change nothing, and libnova here is the vendor's library, which cannot be held "
+            "back; replay where it is not installed, or with --allow-writes"
+        )
+    payload, params = namespace.get(name), dict(answer.get("params") or {})
     if isinstance(payload, dict):
-        _put(payload, answer["api"])
+        _put(payload, answer["api"], params)
     elif isinstance(payload, str):
         # A notebook may write its payload as JSON text.
         found = json.loads(payload)
-        _put(found, answer["api"])
+        _put(found, answer["api"], params)
         namespace[name] = json.dumps(found)
+    # The author's own secret parameters stand as names of their own as well.
+    namespace.update({name: value for name, value in params.items() if name in namespace})
     attached = session.configure(
         api=answer["api"],
+        params=params,
         s3=answer.get("s3"),
         run=answer["run"],
         job=str(answer.get("job") or ""),
         door=client,
         socket_path=socket_path,
+        pins=answer.get("pins") or {},
     ).attached
     if attached is not None:
-        attached.tell({"kind": "library", **finder.which()})
+        attached.tell({"kind": "library", **library})
+        attached.tell({"kind": "environment", **environment.take()})
 
 
-def _put(payload: dict[str, Any], api: dict[str, Any]) -> None:
+def _put(payload: dict[str, Any], api: dict[str, Any], params: dict[str, str]) -> None:
     payload.setdefault("api", {}).update(api)
+    payload.setdefault("function_params", {}).update(params)

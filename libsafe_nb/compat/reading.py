@@ -21,9 +21,14 @@ class Reading:
     A second reading from the start counts when the first was broken off, as when a header is looked at first.
     """
 
-    def __init__(self, attached: Attached, *, file_id: str, path: str) -> None:
+    def __init__(self, attached: Attached, *, container: str, file_id: str, path: str) -> None:
         self._attached = attached
-        self._event: dict[str, Any] = {"kind": "read", "file_id": file_id, "path": path}
+        self._event: dict[str, Any] = {
+            "kind": "read",
+            "container": container,
+            "file_id": file_id,
+            "path": path,
+        }
         self._size = -1
         self._bytes = 0
         self._next = 0

@@ -14,13 +14,13 @@ import dataclasses
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import door as door_
 from libsafe_nb import settings as settings_
 from libsafe_nb.errors import ExecutionError, SettingsError
-from libsafe_nb.secrets import SAMPLE_KEY
+from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 from libsafe_nb.settings import S3Settings, Settings
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from libsafe_nb.compat.outbox import Outbox
     from libsafe_nb.compat.reading import Reading
     from libsafe_nb.door import DoorClient
+    from libsafe_nb.redact import SecretSet
     from libsafe_nb.storage import Storage
 
 
@@ -40,9 +41,20 @@ class Attached:
     verdict
         What `job_end` said: None until it was called. The job itself is closed by the runner, once the evidence
         is stored.
+    pins
+        In a replay, by file id: `path`, `version_id` and `size` of what is read in place of the current version.
     """
 
-    def __init__(self, *, run: str, job: str, door: DoorClient, socket_path: str) -> None:
+    def __init__(
+        self,
+        *,
+        run: str,
+        job: str,
+        door: DoorClient,
+        socket_path: str,
+        pins: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.pins = dict(pins or {})
         self.run, self.job, self.door = run, job, door
         self.socket_path = socket_path
         self.verdict: bool | None = None
@@ -72,12 +84,23 @@ class Attached:
 class Session:
     """One platform and one user; the clients are made when first used."""
 
-    def __init__(self, url: str, key: str, s3: S3Settings | None, attached: Attached | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        s3: S3Settings | None,
+        attached: Attached | None = None,
+        *,
+        others: Iterable[Secret] = (),
+    ) -> None:
         self.url = settings_.normalise_url(url)
         self.s3 = s3
         self.attached = attached
         self.ended: dict[str, bool] = {}
         self._key = key
+        own = {"key_user": key, "s3_secret_key": s3.secret_key if s3 else None}
+        self._known = (*secrets_of(own), *others)
+        self._secrets: SecretSet | None = None
         self._making = threading.RLock()
         self._client: Client | None = None
         self._storage: Storage | None = None
@@ -109,6 +132,18 @@ class Session:
 
                 self._storage = Storage(self.s3)
             return self._storage
+
+    @property
+    def secrets(self) -> SecretSet:
+        """The keys that this process was given: what it stores is searched for them."""
+        with self._making:
+            if self._secrets is None:
+                # Imported and built here, 0.1 s: most functions write no file.
+                from libsafe_nb.redact import SecretSet
+
+                known = [*self._known, *(_run_session._known if _run_session else ())]
+                self._secrets = SecretSet({secret.reveal(): secret for secret in known}.values())
+            return self._secrets
 
     @property
     def outbox(self) -> Outbox:
@@ -146,17 +181,27 @@ _current: Session | None = None
 def configure(
     *,
     api: Mapping[str, Any],
+    params: Mapping[str, str],
     s3: Mapping[str, Any] | None,
     run: str,
     job: str,
     door: DoorClient,
     socket_path: str,
+    pins: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Session:
     """Attach the run that handed out these keys; every effect is told to it from now on."""
     global _attached, _run_session, _current
-    _attached = Attached(run=run, job=job, door=door, socket_path=socket_path)
+    _attached = Attached(run=run, job=job, door=door, socket_path=socket_path, pins=pins)
     atexit.register(_attached.finish)
-    _run_session = Session(str(api["url"]), str(api["key_user"]), S3Settings(**s3) if s3 else None, _attached)
+    _run_session = Session(
+        str(api["url"]),
+        str(api["key_user"]),
+        S3Settings(**s3) if s3 else None,
+        _attached,
+        others=secrets_of(
+            {name: value for name, value in {**api, **params}.items() if name not in ("url", "key_user")}
+        ),
+    )
     _current = _run_session
     return _run_session
 
@@ -173,7 +218,9 @@ def use(api: Mapping[str, Any]) -> Session:
     global _current
     url, key = api.get("url"), api.get("key_user")
     if _is_real(url) and _is_real(key) and key != SAMPLE_KEY:
-        _current = _of(str(url), str(key))
+        _current = _of(
+            str(url), str(key), secrets_of({k: v for k, v in api.items() if k not in ("url", "key_user")})
+        )
     else:
         _current = _run_session or _configured()
     return _current
@@ -227,14 +274,23 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def _of(url: str, key: str) -> Session:
+def secrets_of(values: Mapping[str, Any]) -> list[Secret]:
+    """Those of the values that are keys: text that can be told from other text, and no documented sample."""
+    return [
+        Secret(name, value)
+        for name, value in values.items()
+        if isinstance(value, str) and value != SAMPLE_KEY and not weakness(value)
+    ]
+
+
+def _of(url: str, key: str, others: Iterable[Secret] = ()) -> Session:
     for known in (_run_session, _current):
         if known is not None and known.has(url, key):
             return known
     address = settings_.normalise_url(url)
     if _run_session is not None and _run_session.url == address:
-        return Session(address, key, _run_session.s3, _attached)
-    return Session(address, key, _s3_of(address), _attached)
+        return Session(address, key, _run_session.s3, _attached, others=others)
+    return Session(address, key, _s3_of(address), _attached, others=others)
 
 
 def _configured() -> Session:
@@ -247,7 +303,8 @@ def _configured() -> Session:
             f"the payload holds no key of a platform, and the settings lack {missing}; set it, "
             "or start a local platform: libsafe-nb local serve"
         )
-    return Session(found.url, found.key_user, found.s3, _attached)
+    others = secrets_of({"key_root": found.key_root})
+    return Session(found.url, found.key_user, found.s3, _attached, others=others)
 
 
 def _s3_of(url: str) -> S3Settings | None:

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from libsafe_nb.errors import LocalPlatformError, SettingsError
-from libsafe_nb.local.root import ProcessId, Root
+from libsafe_nb.local.root import Root
+from libsafe_nb.processes import ProcessId
 from libsafe_nb.settings import Settings, from_platform_file
 
 __all__ = ["Served", "check_installed", "ensure", "run_foreground", "serve", "status", "stop"]

@@ -12,9 +12,10 @@ import time
 from libsafe_nb.errors import LocalPlatformError
 from libsafe_nb.local import root as places
 from libsafe_nb.local import weed
-from libsafe_nb.local.root import ProcessId, Root
+from libsafe_nb.local.root import Root
 from libsafe_nb.local.s3side import ALREADY_RUNNING
 from libsafe_nb.local.weed import WeedPorts
+from libsafe_nb.processes import ProcessId
 
 S3_READY_SECONDS = 60.0
 S3_STOP_SECONDS = 20.0
@@ -71,15 +72,10 @@ class S3Keeper:
         if self._root.s3_side_running() is None:
             return None
         found = places.read_json(self._root.s3_side).get("weed", {})
-        try:
-            process = ProcessId(found["pid"], found["started"], found["boot"])
-        except KeyError:
+        process = ProcessId.parse(found)
+        if process is None or not process.alive:
             return None
-        return (
-            (f"{process.boot}/{process.pid}/{process.started}", WeedPorts(tuple(found["ports"])))
-            if process.alive
-            else None
-        )
+        return f"{process.boot}/{process.pid}/{process.started}", WeedPorts(tuple(found["ports"]))
 
     async def stop(self) -> None:
         """End the S3 side, also one that we have started and that has not said yet where it answers."""
@@ -99,10 +95,20 @@ def stop_s3_side(root: Root) -> bool:
     process = root.s3_side_running()
     stopped = process is not None and process.signal(signal.SIGTERM)
     if process is not None:
-        deadline = time.monotonic() + S3_STOP_SECONDS
-        while process.alive and time.monotonic() < deadline:
-            time.sleep(0.02)
+        _await_end(process)
         process.signal(signal.SIGKILL)
+        _await_end(process)
+    found = places.read_json(root.s3_side).get("weed", {})
+    server = ProcessId.parse(found)
+    if server is not None:
+        # It dies with the S3 side, but a moment later.
+        _await_end(server)
     # What a killed one could not clear away itself.
-    weed.remove_sockets(places.read_json(root.s3_side).get("weed", {}).get("ports", []))
+    weed.remove_sockets(found.get("ports", []))
     return stopped
+
+
+def _await_end(process: ProcessId) -> None:
+    deadline = time.monotonic() + S3_STOP_SECONDS
+    while process.alive and time.monotonic() < deadline:
+        time.sleep(0.02)

@@ -69,7 +69,7 @@ class Api:
     def _endpoint(self, name: str) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
             if name == "health":
-                return _ok(_body({"status": "ok"}))
+                return _ok(_body({"status": "ok", "idempotency": True}))
             self.running += 1
             request.scope["endpoint_name"] = name
             try:

@@ -12,8 +12,6 @@ One local platform's folder: where each thing lies, who is running on it, and ho
     ├── s3/                     the S3 server's data
     ├── spool/                  uploads on their way
     └── log/
-
-A process is named by its pid, its start time and the machine's boot: a pid alone may by now be a stranger's.
 """
 
 from __future__ import annotations
@@ -26,65 +24,12 @@ import random
 import socket
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from libsafe_nb.errors import LocalPlatformError
-
-
-@dataclass(frozen=True)
-class ProcessId:
-    """A process that can be told from a later one with the same pid."""
-
-    pid: int
-    started: int
-    boot: str
-
-    @classmethod
-    def of(cls, pid: int) -> ProcessId:
-        """
-        Raises
-        ------
-        ProcessLookupError
-            There is no such process, or it is dead and only waits for its parent.
-        """
-        started = _start_time(pid)
-        if started is None:
-            raise ProcessLookupError(pid)
-        return cls(pid, started, boot_id())
-
-    @property
-    def alive(self) -> bool:
-        return self.boot == boot_id() and _start_time(self.pid) == self.started
-
-    def signal(self, number: int) -> bool:
-        """Send a signal if the process is still this one; False when it is gone."""
-        if not self.alive:
-            return False
-        try:
-            os.kill(self.pid, number)
-        except ProcessLookupError:
-            return False
-        return True
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _start_time(pid: int) -> int | None:
-    """Clock ticks between the machine's boot and the process's start; None when it does not run."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The second field is the program's name in parentheses and may hold spaces and parentheses itself.
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else int(fields[19])
+from libsafe_nb.processes import ProcessId
 
 
 @dataclass(frozen=True)
@@ -160,12 +105,8 @@ class Root:
 
 def live_process(path: Path) -> ProcessId | None:
     """The process that a file of ours names, if it still lives."""
-    found = read_json(path)
-    try:
-        process = ProcessId(int(found["pid"]), int(found["started"]), str(found["boot"]))
-    except (KeyError, TypeError, ValueError):
-        return None
-    return process if process.alive else None
+    process = ProcessId.parse(read_json(path))
+    return process if process is not None and process.alive else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

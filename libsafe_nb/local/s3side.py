@@ -23,7 +23,8 @@ from libsafe_nb.local import root as places
 from libsafe_nb.local import weed
 from libsafe_nb.local.front import Conversation, Front
 from libsafe_nb.local.grants import Grants
-from libsafe_nb.local.root import ProcessId, Root
+from libsafe_nb.local.root import Root
+from libsafe_nb.processes import ProcessId
 
 if TYPE_CHECKING:
     import subprocess

@@ -25,8 +25,9 @@ from typing import IO, TYPE_CHECKING, Any
 from libsafe_nb.errors import LocalPlatformError
 from libsafe_nb.local import root as places
 from libsafe_nb.local.keeper import S3Keeper
-from libsafe_nb.local.root import ProcessId, Root
+from libsafe_nb.local.root import Root
 from libsafe_nb.local.s3side import ALREADY_RUNNING
+from libsafe_nb.processes import ProcessId
 
 if TYPE_CHECKING:
     from libsafe_nb.local.keyring import Keyring

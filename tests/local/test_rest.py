@@ -45,7 +45,7 @@ def test_every_call_of_the_table_is_answered():
 def test_health_needs_no_key(served):
     assert requests.get(served.url + "/health", timeout=10).json() == {
         "success": True,
-        "result": {"status": "ok"},
+        "result": {"status": "ok", "idempotency": True},
     }
 
 

@@ -121,12 +121,22 @@ def upload(
     path: str,
     source: bytes | bytearray | memoryview | Path | BinaryIO,
     content_type: str | None = None,
+    *,
+    allow_secrets: bool = False,
 ) -> Item:
     """
     Store a file in the container: bytes, a file on disk as a `Path`, or an open binary stream. Ours.
 
+    The bytes are searched for the keys of the run, as they stand and in their usual encodings; of a file of up to 64
+    MiB its gzip, zip, pickles and the like too. With `allow_secrets` keys are stored, and the record says so.
+
     Equal bytes at the same path are not stored again; others become a new version. The answer has `fullpath`,
     `size`, `version_id`, `sha256` and `created`, and the platform's fields, `id` among them, once it knows the file.
+
+    Raises
+    ------
+    SecretFound
+        A key of the run stands in the file. No version of it appears.
     """
     if isinstance(source, str):
         raise UsageError(
@@ -134,7 +144,7 @@ def upload(
         )
     here, container = session.current(), id_of(container_id)
     data = bytes(source) if isinstance(source, (bytearray, memoryview)) else source
-    stored = here.outbox.write(container, path, data, content_type)
+    stored = here.outbox.write(container, path, data, content_type, allow_secrets=allow_secrets)
     known = _registered(here, container, stored.path, stored.etag)
     return Item(
         {
@@ -150,9 +160,17 @@ def upload(
     )
 
 
-def write(container_id: Any, path: str, data: str | bytes, content_type: str | None = None) -> Item:
+def write(
+    container_id: Any,
+    path: str,
+    data: str | bytes,
+    content_type: str | None = None,
+    *,
+    allow_secrets: bool = False,
+) -> Item:
     """Store text, as UTF-8, or bytes, as a file in the container; otherwise as `upload`. Ours."""
-    return upload(container_id, path, data.encode() if isinstance(data, str) else data, content_type)
+    encoded = data.encode() if isinstance(data, str) else data
+    return upload(container_id, path, encoded, content_type, allow_secrets=allow_secrets)
 
 
 def delete(file_id: Any) -> None:
@@ -184,8 +202,10 @@ def remove_tag(file_id: Any, tag_id: Any) -> None:
 
 def _registered(here: session.Session, container: str, path: str, etag: str) -> dict[str, Any]:
     """The platform's row of a new version; it may hear of it a moment later, as the bytes went to S3."""
-    end = time.monotonic() + REGISTERED_WITHIN
-    found: dict[str, Any] = {}
+    # Of what a replay did not store the platform hears nothing: it has the id of the original's file, or none.
+    waits = 0.0 if here.outbox.stubbed else REGISTERED_WITHIN
+    end = time.monotonic() + waits
+    found: dict[str, Any] = {"id": "0"} if here.outbox.stubbed else {}
     while True:
         with_row = True
         try:

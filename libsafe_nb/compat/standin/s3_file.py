@@ -41,11 +41,14 @@ def get_stream(storage: Storage | None, file: Any) -> ObjectStream | None:
     if unreadable or not path.strip("/") or found.get("type") == "FOLDER":
         return None
     container = str(found.get("container_id") or (storage.container_id if storage else ""))
-    reading = None
+    reading = version = None
     if opened.attached is not None:
-        reading = Reading(opened.attached, file_id=id_of(found), path=path)
+        pin = opened.attached.pins.get(id_of(found))
+        if pin is not None:
+            path, version = pin["path"], pin["version_id"]
+        reading = Reading(opened.attached, container=container, file_id=id_of(found), path=path)
     try:
-        stream = opened.storage.open(container, path, observer=reading)
+        stream = opened.storage.open(container, path, version_id=version, observer=reading)
     except ObjectNotFound:
         return None
     except AccessDenied as exc:
