@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from libsafe_nb.models import Run as Run
     from libsafe_nb.payload import Payload as Payload
     from libsafe_nb.runner import run as run
+    from libsafe_nb.secrets import Secret as Secret
+    from libsafe_nb.verify import verify as verify
 
-__all__ = ["Payload", "Run", "digest", "load_ipython_extension", "local", "run"]
+__all__ = ["Payload", "Run", "Secret", "digest", "load_ipython_extension", "local", "run", "verify"]
 
 _HOMES = {
     "Payload": "libsafe_nb.payload",
     "Run": "libsafe_nb.models",
+    "Secret": "libsafe_nb.secrets",
     "digest": "libsafe_nb.digests",
     "run": "libsafe_nb.runner",
+    "verify": "libsafe_nb.verify",
 }
 
 

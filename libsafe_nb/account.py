@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Iterable
 from dataclasses import replace
+from importlib import metadata
 from typing import Any
 
 from nbformat import NotebookNode
@@ -39,6 +41,12 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat()
 
 
+def latest(times: Iterable[str], cells: Iterable[CellState]) -> str:
+    """The latest of `times` and of the starts and ends of `cells`."""
+    of_cells = (moment for cell in cells for moment in (cell.started, cell.ended) if moment)
+    return max((*times, *of_cells), key=datetime.datetime.fromisoformat)
+
+
 def cell_id(cell: NotebookNode, index: int) -> str:
     """Return the cell's id; notebooks before format 4.5 have none, there it is the index."""
     return str(cell.get("id") or index)
@@ -55,8 +63,56 @@ class Account:
         self._version = version
         self._clock = time.monotonic()
         self._cell_clock = self._clock
+        self._last_sign: str | None = None
         self._states: dict[int, CellState] = {}
         self._error: dict[str, str | None] | None = None
+
+    @classmethod
+    def resume(cls, nb: NotebookNode, version: str, *, told: Iterable[CellState], last_sign: str) -> Account:
+        """
+        Take up what a dead runner had written down in `nb`, to be ended with `end`.
+
+        Parameters
+        ----------
+        told
+            Starts and ends of cells in their order, of which the last may be newer than the last save of `nb`.
+        last_sign
+            ISO 8601 time at which the runner last gave a sign of life. Nobody saw the end: what was running is told
+            to have ended then, or at the latest time that is told of a cell: the clock of the files on which
+            `last_sign` rests may be coarser.
+        """
+        account = cls(nb, version)
+        whole = nb.metadata.get(KEY)
+        if not isinstance(whole, dict) or whole.get("schema") != SCHEMA or "cells" not in whole:
+            # Nothing of this run was saved yet.
+            account.start()
+        else:
+            account.started = whole["started"]
+            account.kernel = dict(whole.get("kernel") or {})
+            account.truncated = {each["cell_id"]: dict(each) for each in whole.get("truncated") or []}
+            for index, cell in enumerate(nb.cells):
+                saved = cell.metadata.get(KEY) if cell.cell_type == "code" else None
+                if isinstance(saved, dict) and "status" in saved:
+                    account._states[index] = CellState(
+                        cell_id(cell, index),
+                        index,
+                        saved["status"],
+                        saved.get("cause"),
+                        saved.get("started"),
+                        saved.get("ended"),
+                    )
+        for state in told:
+            if state.index in account._states:
+                account._write(state)
+                account._papermill(
+                    nb.cells[state.index],
+                    status=_PAPERMILL[state.status],
+                    exception=_PAPERMILL[state.status] == "failed" if state.started else None,
+                    start_time=state.started,
+                    end_time=state.ended,
+                )
+        account._last_sign = latest((last_sign, account.started), account.cells)
+        return account
 
     @property
     def cells(self) -> tuple[CellState, ...]:
@@ -95,7 +151,7 @@ class Account:
         """Set a cell's end, also of one that was never started (`skipped`)."""
         state = replace(self._states[index], status=status, cause=cause)
         if state.started:
-            state = replace(state, ended=now())
+            state = replace(state, ended=self._now())
         self._write(state)
         failed = _PAPERMILL[status] == "failed"
         self._papermill(
@@ -103,7 +159,7 @@ class Account:
             status=_PAPERMILL[status],
             exception=failed if state.started else None,
             end_time=state.ended,
-            duration=time.monotonic() - self._cell_clock if state.ended else None,
+            duration=self._since(state.started, self._cell_clock) if state.ended else None,
         )
         return state
 
@@ -136,12 +192,12 @@ class Account:
         for state in self.cells:
             if state.status == "running":
                 self.cell_ended(state.index, "killed", cause)
-        ended = now()
+        ended = self._now()
         self._error = error
         self._papermill(
             self.nb,
             end_time=ended,
-            duration=time.monotonic() - self._clock,
+            duration=self._since(self.started, self._clock),
             exception=None if status == "completed" else True,
         )
         self._whole(status, cause, ended)
@@ -155,6 +211,16 @@ class Account:
             kernel=dict(self.kernel),
             truncated=tuple(self.truncated.values()),
         )
+
+    def _now(self) -> str:
+        return self._last_sign or now()
+
+    def _since(self, started: str | None, clock: float) -> float:
+        """Seconds; by the clock that does not jump, unless it was another process's."""
+        if self._last_sign is None or started is None:
+            return time.monotonic() - clock
+        begun, ended = (datetime.datetime.fromisoformat(each) for each in (started, self._last_sign))
+        return max(0.0, (ended - begun).total_seconds())
 
     def _whole(self, status: str, cause: str | None = None, ended: str | None = None) -> None:
         kept = self.nb.metadata.get(KEY)
@@ -176,9 +242,9 @@ class Account:
 
     def _write(self, state: CellState) -> None:
         self._states[state.index] = state
-        metadata = self.nb.cells[state.index].metadata
-        kept = metadata.get(KEY)
-        metadata[KEY] = NotebookNode({**(kept if isinstance(kept, dict) else {}), **_told(state)})
+        told = self.nb.cells[state.index].metadata
+        kept = told.get(KEY)
+        told[KEY] = NotebookNode({**(kept if isinstance(kept, dict) else {}), **_told(state)})
         whole = self.nb.metadata.get(KEY)
         if isinstance(whole, dict) and "cells" in whole:
             whole["cells"][state.cell_id] = _told(state)
@@ -187,6 +253,15 @@ class Account:
         if not isinstance(node.metadata.get("papermill"), dict):
             node.metadata["papermill"] = NotebookNode()
         node.metadata["papermill"].update(values)
+
+
+def ended_before_it_began(
+    nb: NotebookNode, *, status: RunStatus, cause: str, error: dict[str, str | None]
+) -> Outcome:
+    """Write into `nb` that none of its cells was executed, and why; the outcome that says the same."""
+    account = Account(nb, metadata.version("libsafe-nb"))
+    account.start()
+    return account.end(status, cause, error)
 
 
 def _told(state: CellState) -> NotebookNode:

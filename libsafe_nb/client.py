@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from libsafe_nb.endpoints import ENDPOINTS
-from libsafe_nb.errors import Conflict, SettingsError, UsageError
+from libsafe_nb.errors import Conflict, PlatformError, SettingsError, Unreachable, UsageError
+from libsafe_nb.patience import BUDGET
 from libsafe_nb.settings import Settings, normalise_url
 from libsafe_nb.shapes import (
     Condition,
@@ -73,7 +74,7 @@ class Client:
     """
 
     def __init__(
-        self, url: str, key: str, *, timeout: tuple[float, float] = (5, 60), budget: float = 60.0
+        self, url: str, key: str, *, timeout: tuple[float, float] = (5, 60), budget: float = BUDGET
     ) -> None:
         if not key or not key.isprintable() or not key.isascii() or " " in key:
             raise SettingsError(
@@ -83,7 +84,7 @@ class Client:
         self._transport = Transport(self.url, key, timeout=timeout, budget=budget)
 
     @classmethod
-    def of(cls, settings: Settings, *, root: bool = False, budget: float = 60.0) -> Client:
+    def of(cls, settings: Settings, *, root: bool = False, budget: float = BUDGET) -> Client:
         """
         A client with the user's key of `settings`, or with `root` the root key.
 
@@ -214,6 +215,26 @@ class Client:
 
     def health(self) -> Any:
         return self.call("health")
+
+    def honours_idempotency(self) -> bool:
+        """
+        Whether the platform says that a write repeated with its `Idempotency-Key` acts once.
+
+        The local platform does. One that does not say so, or knows no such call, counts as one that does not: there
+        a message whose answer was lost may stand twice.
+
+        Raises
+        ------
+        Unreachable
+            Nobody answered, so nothing is known.
+        """
+        try:
+            said = self.health()
+        except Unreachable:
+            raise
+        except PlatformError:
+            return False
+        return isinstance(said, dict) and said.get("idempotency") is True
 
     def me(self) -> User:
         result: User = self.call("me")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from libsafe_nb import settings as settings_
 from libsafe_nb.errors import PlatformError, SettingsError, Unreachable
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 KNOCK = 5.0
-"""Seconds in which a platform must answer at all."""
+"""Seconds in which a platform must answer at all, and those that one gets which was just found to be away."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,21 @@ class Connection:
         assert self.settings.s3 is not None
         return self.settings.s3
 
+    def within(self, seconds: float) -> Connection:
+        """The same platform, each call of which is given up after so many seconds; with connections of its own."""
+        from libsafe_nb.client import Client
+        from libsafe_nb.storage import Storage
+
+        assert self.settings.url is not None
+        assert self.settings.key_user is not None
+        client = Client(self.settings.url, self.settings.key_user, budget=seconds)
+        return Connection(self.settings, client, Storage(self.s3, budget=seconds))
+
+    def close(self) -> None:
+        """Close the connections, and end what still waits for an answer; a later call opens new ones."""
+        self.client.close()
+        self.storage.close()
+
     def secrets(self) -> dict[str, str]:
         """The values that must never be stored, by name."""
         named = {
@@ -42,6 +59,12 @@ class Connection:
             "s3_secret_key": self.s3.secret_key,
         }
         return {name: value for name, value in named.items() if value}
+
+    @property
+    def platform_file(self) -> str | None:
+        """The `platform.json` of a local platform that the settings were read from; None for any other platform."""
+        source = self.settings.source
+        return source if source.endswith("platform.json") else None
 
 
 def connect(payload: Payload | None = None, *, settings: Settings | None = None) -> Connection:
@@ -78,14 +101,30 @@ def connect(payload: Payload | None = None, *, settings: Settings | None = None)
 def _knock(url: str, key: str) -> None:
     """Learn within seconds that nobody is there; a run's own calls are repeated for a minute. Any answer will do."""
     from libsafe_nb.client import Client
+    from libsafe_nb.patience import BUDGET
 
-    with Client(url, key, budget=KNOCK) as client:
-        try:
-            client.health()
-        except Unreachable:
-            raise
-        except PlatformError:
-            return
+    for budget in (KNOCK, BUDGET):
+        with Client(url, key, budget=budget) as client:
+            try:
+                client.health()
+            except Unreachable:
+                # Somebody who takes the connection is slow or has a bad moment, and gets the time of any call.
+                if budget == BUDGET or not _listens(url):
+                    raise
+            except PlatformError:
+                return
+            else:
+                return
+
+
+def _listens(url: str) -> bool:
+    place = urlsplit(url)
+    address = place.hostname or "", place.port or (443 if place.scheme == "https" else 80)
+    try:
+        socket.create_connection(address, timeout=KNOCK).close()
+    except OSError:
+        return False
+    return True
 
 
 def _find(payload: Payload | None) -> Settings:

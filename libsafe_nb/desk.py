@@ -1,26 +1,41 @@
 """
 What the runner does for the kernel that knocks at the door: hand out the keys once, note effects, write to the job.
+
+A message of the function is written down before it is sent, and is not lost when the platform is away: `log` then
+returns all the same, and the message is sent, in its place, with the next that gets through, or at the run's end.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hmac
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb.errors import UsageError
+from libsafe_nb import record
+from libsafe_nb.errors import PlatformError, Unreachable, UsageError
+from libsafe_nb.patience import BUDGET
 from libsafe_nb.redact.matching import SecretSet
 from libsafe_nb.redact.values import redact_value
+from libsafe_nb.secrets import Secret
 
 if TYPE_CHECKING:
     from libsafe_nb.connection import Connection
+    from libsafe_nb.execution import CellState
+    from libsafe_nb.models import Replay
     from libsafe_nb.shapes import Descriptor
+
+AWAY = 15.0
+"""Seconds in which no message is tried after one was not answered: a function that logs much would wait at each."""
 
 
 class Desk:
@@ -33,6 +48,8 @@ class Desk:
         What the function read, wrote and said, in order; also in `events.jsonl`, so a killed runner leaves it.
     verdict
         None until the function called `job_end`; the first call wins, save that False lowers it.
+    fault
+        Why `events.jsonl` could not be written (a full disk), or None; `events` has them all the same.
     """
 
     def __init__(
@@ -42,25 +59,44 @@ class Desk:
         run: str,
         job: str,
         api: Mapping[str, Any],
+        params: Mapping[str, Secret],
         log: Path,
         secrets: SecretSet,
+        replay: Replay | None = None,
     ) -> None:
         self.events: list[dict[str, Any]] = []
         self.verdict: bool | None = None
         self.nonce = token_urlsafe(24)
-        self._connection, self._run, self._job, self._api, self._secrets = (
-            connection,
-            run,
-            job,
-            dict(api),
-            secrets,
-        )
+        # With connections of its own, which end with it: a message that waits in an outage keeps nobody.
+        self._connection = connection.within(BUDGET)
+        self._run, self._job, self._api, self._secrets = run, job, dict(api), secrets
+        self._params = params
+        self._replay = replay
+        self.fault: OSError | None = None
         self._nonce_spent = False
         self._lock = threading.Lock()
-        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._speaking = threading.Lock()
+        self._unsent: list[dict[str, Any]] = []
+        self._away_until = 0.0
+        self._log = -1
+        try:
+            self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            self.fault = exc
 
     def close(self) -> None:
-        os.close(self._log)
+        """Force what was noted to the disk, and take no more; a message that is still being sent counts as unsent."""
+        self._connection.close()
+        with self._lock:
+            log, self._log = self._log, -1
+        for last in (os.fsync, os.close):
+            with contextlib.suppress(OSError, ValueError):
+                last(log)
+
+    @property
+    def unsent(self) -> list[dict[str, Any]]:
+        """Messages of the function that have not reached the job, in order; of one being sent nothing is known yet."""
+        return list(self._unsent)
 
     def answer(self, do: str, fields: dict[str, Any]) -> Any:
         """One request from the door; see the methods below for the words it knows."""
@@ -86,36 +122,132 @@ class Desk:
         fields = ("endpoint", "bucket", "access_key", "secret_key", "region")
         return {
             "api": self._api,
+            "params": {name: secret.reveal() for name, secret in self._params.items()},
             "s3": {name: getattr(s3, name) for name in fields},
             "run": self._run,
             "job": self._job,
+            "pins": {name: dict(pin) for name, pin in self._replay.pins.items()} if self._replay else {},
         }
 
     def _event(self, *, event: dict[str, Any]) -> None:
         clean, _ = redact_value(event, self._secrets)
-        clean = dict(clean)
-        clean["at"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._note({**clean, "at": datetime.now(UTC).isoformat(timespec="milliseconds")})
+
+    def cell(self, state: CellState) -> None:
+        """Note a cell's start or end, which the notebook's last save may not tell."""
         with self._lock:
-            self.events.append(clean)
-            os.write(self._log, json.dumps(clean).encode() + b"\n")
+            self._append({"kind": "cell", **dataclasses.asdict(state)})
+
+    def _note(self, event: dict[str, Any]) -> None:
+        """Keep what happened, here and on the disk."""
+        with self._lock:
+            self.events.append(event)
+            self._append(event)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        """Write a line; the caller holds the lock. What comes after `close` is not written any more."""
+        try:
+            os.write(self._log, json.dumps(line).encode() + b"\n")
+        except OSError as exc:
+            self.fault = exc
 
     def _verdict(self, *, ok: bool) -> bool:
         with self._lock:
             self.verdict = bool(ok) if self.verdict is None else self.verdict and bool(ok)
-            os.write(self._log, json.dumps({"kind": "verdict", "ok": self.verdict}).encode() + b"\n")
+            self._append({"kind": "verdict", "ok": self.verdict})
             return self.verdict
 
     def _message(self, *, message: str, type: str = "INFO", file_id: str | None = None) -> None:
-        self._connection.client.message(
-            self._job, self._secrets.clean(message), type=type, file=file_id or None
+        # Half characters cannot be sent: one would stay at the head of what waits, now and in every recovery.
+        event: dict[str, Any] = record.plain(
+            {
+                "kind": "message",
+                "key": uuid.uuid4().hex,
+                "type": type,
+                "message": self._secrets.clean(message),
+                "file_id": file_id or None,
+            }
         )
-        self._event(event={"kind": "message", "type": type, "message": message, "file_id": file_id})
+        with self._speaking:
+            self._event(event=event)
+            self._unsent.append(event)
+            self._send()
+
+    def _send(self) -> None:
+        """Send what waits, in order, as far as the platform takes it; raises what it says of the newest."""
+        while self._unsent and time.monotonic() >= self._away_until:
+            event = self._unsent[0]
+            try:
+                self._connection.client.message(
+                    self._job,
+                    event["message"],
+                    type=event["type"],
+                    file=event["file_id"],
+                    idempotency_key=event["key"],
+                )
+            except Unreachable:
+                self._away_until = time.monotonic() + AWAY
+                return
+            except PlatformError as exc:
+                self._unsent.pop(0)
+                with self._lock:
+                    self._append({"kind": "refused", "key": event["key"], "error": str(exc)})
+                if not self._unsent:
+                    raise
+            else:
+                self._unsent.pop(0)
+                with self._lock:
+                    self._append({"kind": "sent", "key": event["key"]})
 
     def _hash(self, *, file_id: str, algorithm: str, value: str) -> None:
+        event = {"kind": "hash", "file_id": file_id, "algorithm": algorithm, "value": value}
+        if self._stubs:
+            self._event(event={**event, "stubbed": True})
+            return
         self._connection.client.set_hash(file_id, algorithm, value)
-        self._event(event={"kind": "hash", "file_id": file_id, "algorithm": algorithm, "value": value})
+        self._event(event=event)
 
     def _metadata(self, *, file_id: str, metadata: list[Descriptor]) -> None:
-        self._connection.client.set_metadata(file_id, metadata)
         codes = [str(each.get("iecode")) for each in metadata]
-        self._event(event={"kind": "metadata", "target": "file", "id": file_id, "iecodes": codes})
+        event = {"kind": "metadata", "target": "file", "id": file_id, "iecodes": codes}
+        if self._stubs:
+            self._event(event={**event, "stubbed": True})
+            return
+        self._connection.client.set_metadata(file_id, metadata)
+        self._event(event=event)
+
+    @property
+    def _stubs(self) -> bool:
+        return self._replay is not None and self._replay.stub
+
+
+OWN = frozenset({"sent", "refused", "verdict", "cell"})
+"""Kinds of lines in `events.jsonl` that are no events of the function."""
+
+
+def unsent(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of what `events.jsonl` holds, the messages that were neither sent nor refused."""
+    waiting: dict[str, Mapping[str, Any]] = {}
+    for event in events:
+        if event.get("kind") == "message" and "key" in event:
+            waiting[event["key"]] = event
+        elif event.get("kind") in ("sent", "refused"):
+            waiting.pop(event.get("key", ""), None)
+    return list(waiting.values())
+
+
+def cells(events: Iterable[Mapping[str, Any]]) -> list[CellState]:
+    """Of what `events.jsonl` holds, the starts and ends of cells."""
+    from libsafe_nb.execution import CellState
+
+    states = [dict(event) for event in events if event.get("kind") == "cell"]
+    return [CellState(**{name: value for name, value in each.items() if name != "kind"}) for each in states]
+
+
+def verdict(events: Iterable[Mapping[str, Any]]) -> bool | None:
+    """Of what `events.jsonl` holds, the verdict."""
+    found = None
+    for event in events:
+        if event.get("kind") == "verdict":
+            found = bool(event["ok"])
+    return found

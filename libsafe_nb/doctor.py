@@ -30,7 +30,7 @@ def examine() -> list[Finding]:
         found = settings_.load()
     except LibsafeError as exc:
         return [*findings, Finding("settings", False, str(exc), "correct the setting named")]
-    findings.append(_state(found))
+    findings += [_state(found), *_witnesses(found)]
     if not found.configured:
         return [*findings, _local(found)]
     findings.append(Finding("settings", True, f"{found.url} (from {found.source})"))
@@ -73,6 +73,24 @@ def _state(found: settings_.Settings) -> Finding:
     return Finding("state", True, f"{found.home}, {len(left)} unfinished runs" if left else str(found.home))
 
 
+def _witnesses(found: settings_.Settings) -> list[Finding]:
+    """Who signs and stamps; nothing where nobody is set. The authority is not asked: it may count its stamps."""
+    from libsafe_nb import witness
+
+    try:
+        made = witness.load(found)
+    except LibsafeError as exc:
+        return [Finding("signing", False, str(exc), "correct LIBSAFE_SIGN_KEY or LIBSAFE_TSA_URL")]
+    told = []
+    if made.signer:
+        told.append(f"links are signed with {found.sign_key} (key {made.signer.key.public_key.keyid[:16]}…)")
+    if made.authority:
+        told.append(
+            f"and stamped by {made.authority.name}" if told else f"links are stamped by {made.authority.name}"
+        )
+    return [Finding("signing", True, ", ".join(told))] if told else []
+
+
 def _local(found: settings_.Settings) -> Finding:
     from libsafe_nb import local
 
@@ -106,7 +124,7 @@ def _storage(found: settings_.Settings, container: str) -> Finding:
         names = "LIBSAFE_S3_BUCKET, LIBSAFE_S3_ACCESS_KEY, LIBSAFE_S3_SECRET_KEY"
         return Finding("storage", False, "no S3 credentials", f"set {names}")
     try:
-        Storage(found.s3).exists(container, "provenance")
+        Storage(found.s3, budget=10).exists(container, "provenance")
     except LibsafeError as exc:
         return Finding("storage", False, str(exc), "check the LIBSAFE_S3_* settings")
     return Finding("storage", True, f"bucket {found.s3.bucket}, container {container}")

@@ -15,12 +15,16 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from libsafe_nb import errors
+
+STUB = "LSNB_STUB"
+"""Set in the kernel of a replay: what the function would change is noted and not done."""
 
 VARIABLE = "LSNB_RUN_SOCKET"
 """Names the socket in a kernel's environment. It does not begin with LIBSAFE_, which a kernel never sees."""
@@ -74,8 +78,9 @@ class Door:
             # The other side sees the end; what it had sent before is still read.
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RD)
+        deadline = time.monotonic() + 2
         for thread in threads:
-            thread.join(timeout=2)
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
         self.path.unlink(missing_ok=True)
 
     def _accept(self) -> None:

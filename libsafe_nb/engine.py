@@ -110,6 +110,7 @@ class LibsafeEngine(Engine):  # type: ignore[misc] # papermill is not typed
                 cwd=Path(directory) if directory else None,
             )
         place = Place.find(nb, output_path, execution.save_to, autosave_cell_every)
+        execution.notebook = nb
         account = Account(nb, version("libsafe-nb"))
         account.start()
         with _progress(nb, progress_bar, execution) as tell, _signals(execution):

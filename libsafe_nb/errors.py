@@ -6,7 +6,8 @@ Every error that libsafe_nb raises on purpose, in one tree.
     │   ├── PayloadError                the payload; `.path` names the place within it
     │   ├── ParameterError              a function parameter; `.name`
     │   ├── NotebookError               the notebook (or its kernel's name); `.notebook`
-    │   └── SettingsError               settings that are missing or contradict each other
+    │   ├── SettingsError               settings that are missing or contradict each other
+    │   └── SecretFound                 a key in what was about to be stored; `.name`, `.form`, `.where`
     ├── PlatformError               3   the REST API; `.method`, `.url`, `.status`
     │   ├── Unreachable                 no answer within the budget
     │   ├── Unauthorized                the key is missing or wrong (401)
@@ -19,9 +20,11 @@ Every error that libsafe_nb raises on purpose, in one tree.
     │   ├── ObjectNotFound
     │   ├── PreconditionFailed          a conditional write that lost
     │   └── ObjectChanged               the object is not the one that was opened
+    ├── TimeStampRefused            3   a time-stamp authority gave none; told to the job, and ends no run
     ├── LocalPlatformError          3   the embedded platform could not start or stop
     └── ExecutionError              3   the notebook could not be executed, or its evidence not be stored
         ├── KernelDied
+        ├── SecretsRemain               the record holds a key that cannot be taken out, and was not stored
         ├── RunTimeout              4   a deadline passed
         ├── RunCancelled            130 interrupted or terminated (143 for SIGTERM)
         └── RunFailed               1   the function failed; raised by `Run.raise_for_failure`
@@ -80,6 +83,14 @@ class SettingsError(UsageError):
     pass
 
 
+class SecretFound(UsageError):
+    """A key stands in what a function was about to store; nothing was stored. The value is not in the error."""
+
+    name: str = ""
+    form: str = ""
+    where: str = ""
+
+
 class PlatformError(LibsafeError):
     """The REST API said no, or said something that is not its protocol."""
 
@@ -133,6 +144,10 @@ class ObjectChanged(StorageError):
     pass
 
 
+class TimeStampRefused(LibsafeError):
+    pass
+
+
 class LocalPlatformError(LibsafeError):
     pass
 
@@ -142,6 +157,10 @@ class ExecutionError(LibsafeError):
 
 
 class KernelDied(ExecutionError):
+    pass
+
+
+class SecretsRemain(ExecutionError):
     pass
 
 

@@ -4,17 +4,42 @@ Evidence on its way into the container: frozen on disk first, then stored once, 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from libsafe_nb import atomic
+
 if TYPE_CHECKING:
     from libsafe_nb.storage import Storage
 
-TYPES = {".ipynb": "application/x-ipynb+json", ".json": "application/json", ".jsonl": "application/x-ndjson"}
+TYPES = {
+    ".ipynb": "application/x-ipynb+json",
+    ".json": "application/json",
+    ".jsonl": "application/x-ndjson",
+    ".html": "text/html; charset=utf-8",
+    ".xml": "application/xml",
+    ".md": "text/markdown; charset=utf-8",
+    ".tsr": "application/timestamp-reply",
+    "": "text/plain; charset=utf-8",
+}
+
+
+AT_ONCE = 4
+"""Files that are stored at once: most of the time goes by in waiting for the storage's disk."""
+
+SUMS = "SHA256SUMS"
+"""The last file of a run's evidence: the digests of all others, for `sha256sum -c SHA256SUMS`."""
+
+
+def sums(files: Mapping[str, bytes]) -> bytes:
+    """`SHA256SUMS` of `files`, in the format of GNU coreutils' sha256sum: digest, two spaces, name, line feed."""
+    return "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)).encode()
 
 
 def folder(*, function: str, started: datetime, job: str) -> str:
@@ -45,24 +70,27 @@ def freeze(target: Path, files: Mapping[str, bytes]) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    directory = os.open(target, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    atomic.sync_folder(target)
 
 
-def store(storage: Storage, container: str, prefix: str, source: Path, names: list[str]) -> None:
+def store(storage: Storage, container: str, prefix: str, files: Mapping[str, bytes]) -> None:
     """
-    Store the frozen files in the order given; a file that is there already with our bytes counts as done.
+    Store the evidence, the last file after all others; one that is there already with our bytes counts as done.
 
     Raises
     ------
     StorageError
         Another object stands at that place, or the storage did not take it.
     """
-    for name in names:
-        put_once(storage, container, f"{prefix}/{name}", (source / name).read_bytes())
+
+    def put(name: str) -> None:
+        put_once(storage, container, f"{prefix}/{name}", files[name])
+
+    *first, last = files
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="evidence") as pool:
+        for done in [pool.submit(put, name) for name in first]:
+            done.result()
+    put(last)
 
 
 def put_once(storage: Storage, container: str, path: str, data: bytes) -> None:

@@ -67,6 +67,10 @@ CAUSES = {
     "cancelled": "`Execution.cancel()`",
     "after-parameters": "the silent step after the parameters failed",
     "save": "the executed notebook could not be written",
+    "platform-unreachable": "the platform or its storage did not answer within the time that a call has",
+    "runner-died": "the runner's process ended before it could say how the run went",
+    "machine-lost": "nothing was heard of the run's machine since its lease ended",
+    "secrets": "the record still held a key after it was redacted, and was not stored",
     "internal": "an error in the engine itself",
 }
 
@@ -204,11 +208,15 @@ class Execution:
         Sees every output before the first save.
     on_cell
         Called at the start and the end of each code cell, in the thread that executes.
+    on_kernel
+        Called with the kernel's pid, which leads its process group, as soon as it is started.
     extension
         IPython extension that a Python kernel loads at its start, or None. A kernel that cannot load it does not
         start.
     outcome
         Set at the end, always, before papermill returns or raises.
+    notebook
+        Set at the beginning: the notebook that is executed, in place. What could not be saved is still here.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -219,8 +227,10 @@ class Execution:
     after_parameters: Callable[[], str] | None = None
     output_filter: OutputFilter | None = None
     on_cell: Callable[[CellState], None] | None = None
+    on_kernel: Callable[[int], None] | None = None
     extension: str | None = "libsafe_nb"
     outcome: Outcome | None = field(default=None, init=False)
+    notebook: NotebookNode | None = field(default=None, init=False, repr=False)
     _cancelled: Cancellation | None = field(default=None, init=False, repr=False)
     _again: bool = field(default=False, init=False, repr=False)
     _wake: Callable[[], None] | None = field(default=None, init=False, repr=False)

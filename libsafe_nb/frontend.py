@@ -29,6 +29,12 @@ _FIELDS = {
 }
 """What the filter sees of each kind of message."""
 
+NOBODY = (
+    "the cell asks for input, and a function is run with nobody at the keyboard; "
+    "declare a parameter in the parameters cell in place of it, and give it with --param NAME=VALUE"
+)
+"""Told in place of ipykernel's `raw_input was called, but this frontend does not support input requests`."""
+
 
 class FrontEnd(NotebookClient):
     """
@@ -126,6 +132,8 @@ class FrontEnd(NotebookClient):
         if self._output_filter is not None:
             kept = self._output_filter.output(place, node)
             node = kept if kept is not None else NotebookNode(ename=node["ename"], evalue="(left out)")
+        if reply.get("ename") == "StdinNotImplementedError":
+            return _sane(node["ename"]), NOBODY
         return _sane(node["ename"]), _sane(node["evalue"])
 
     def text(self, text: str) -> str:

@@ -185,8 +185,7 @@ def start(
         argv = [arg.replace("{prefix}", sys.prefix) for arg in argv]
         if spec.ipykernel:
             argv += _ipykernel_options(extension)
-        complete = dict(environment() if env is None else env)
-        complete.update({name: Template(value).safe_substitute(complete) for name, value in spec.env.items()})
+        complete = _complete(spec, env)
         if spec.ipykernel:
             # Not the option --ipython-dir: setting it, IPython 9 takes the working directory out of sys.path.
             (folder / "ipython").mkdir()
@@ -195,6 +194,38 @@ def start(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def ask(spec: KernelSpec, source: str) -> str | None:
+    """
+    What a piece of Python prints in a Python kernel's own Python and environment, in an empty working directory.
+
+    No kernel is started, and so nothing of a notebook. None where it is no Python kernel or does not answer within 30 s.
+    """
+    if not spec.ipykernel:
+        return None
+    with tempfile.TemporaryDirectory(prefix="libsafe-nb-ask-") as folder:
+        try:
+            answer = subprocess.run(
+                [spec.argv[0], "-c", source],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=30,
+                env=_complete(spec, None),
+                cwd=folder,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+            return None
+    return answer.stdout
+
+
+def _complete(spec: KernelSpec, env: Mapping[str, str] | None) -> dict[str, str]:
+    """A kernel's environment with the variables of its kernelspec, which may refer to others."""
+    complete = dict(environment() if env is None else env)
+    complete.update({name: Template(value).safe_substitute(complete) for name, value in spec.env.items()})
+    return complete
 
 
 class Kernel:

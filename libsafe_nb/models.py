@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from libsafe_nb.errors import ExecutionError, LibsafeError, RunCancelled, RunFailed, RunTimeout
 
 OUTCOMES = {
+    "running": "RUNNING",
     "completed": "COMPLETED",
     "failed": "FAILED",
     "errored": "ERRORED",
@@ -18,14 +19,44 @@ OUTCOMES = {
 
 
 @dataclass(frozen=True)
+class Replay:
+    """
+    What makes a run the repetition of an earlier one (`replay.py`).
+
+    Attributes
+    ----------
+    origin
+        `{"record", "record_sha256"}` of the earlier run, for this one's record.
+    stub
+        What the function would change is noted, with `stubbed`, and not done.
+    pins
+        By file id the `path`, `version_id` and `size` that the earlier run had, which are read in place of the current.
+    """
+
+    origin: Mapping[str, str]
+    stub: bool = True
+    pins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+class Course(Protocol):
+    """A run that is under way."""
+
+    def cancel(self, reason: str) -> None:
+        """Ask it to end; returns at once."""
+
+    def wait(self, timeout: float | None) -> None:
+        """Return when it has ended, or raise what it raised; `TimeoutError` after `timeout` seconds."""
+
+
+@dataclass
 class Run:
     """
-    One finished execution and where its record lies.
+    One execution and where its record lies.
 
     Attributes
     ----------
     status
-        `completed`; `failed` (the function's own verdict); `errored` (it could not be executed);
+        `running`; `completed`; `failed` (the function's own verdict); `errored` (it could not be executed);
         `timeout`; `cancelled`.
     evidence
         `libsafe://CONTAINER/provenance/…/`, or None when it could not be stored yet.
@@ -36,23 +67,48 @@ class Run:
     run: str
     job: str
     container: str
-    status: str
-    error: Mapping[str, Any] | None
-    evidence: str | None
-    seconds: float
+    status: str = "running"
+    error: Mapping[str, Any] | None = None
+    evidence: str | None = None
+    seconds: float = 0.0
     scraps: Mapping[str, Any] = field(default_factory=dict)
     cause: str = ""
     exit_code: int = 0
+    course: Course | None = field(default=None, repr=False, compare=False)
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """
+        End it: its kernel is interrupted, after a grace killed with all that it started, and the record and the job
+        say cancelled. Returns at once, from any thread; after the run's end it does nothing.
+        """
+        if self.course is not None:
+            self.course.cancel(reason)
+
+    def wait(self, timeout: float | None = None) -> Run:
+        """
+        Return the run when it has ended.
+
+        Raises
+        ------
+        TimeoutError
+            It has not ended within `timeout` seconds; it goes on.
+        LibsafeError
+            What `libsafe_nb.run` would have raised.
+        """
+        if self.course is not None:
+            self.course.wait(timeout)
+        return self
 
     def raise_for_failure(self) -> Run:
         """
-        Return the run if it completed.
+        Return the run if it completed, waiting for its end if need be.
 
         Raises
         ------
         RunFailed, RunTimeout, RunCancelled, ExecutionError
             By status; the message names the cell.
         """
+        self.wait()
         if self.status == "completed" and self.exit_code == 0:
             return self
         kinds: dict[str, type[LibsafeError]] = {
@@ -78,6 +134,10 @@ class Run:
             "scraps": dict(self.scraps),
         }
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is under way stays in its process.
+        return {**self.__dict__, "course": None}
+
 
 def describe(error: Mapping[str, Any] | None) -> str:
     """One line for people: the cell, the type and the message."""
@@ -85,4 +145,6 @@ def describe(error: Mapping[str, Any] | None) -> str:
         return "the function ended the job as failed"
     cell = f"cell {error['cell_id']}: " if error.get("cell_id") else ""
     message = str(error.get("message") or "").strip()
+    if len(message) > 2000:
+        message = f"{message[:2000]}… ({len(message)} characters)"
     return f"{cell}{error.get('type')}: {message}" if message else f"{cell}{error.get('type')}"

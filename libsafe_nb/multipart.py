@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from libsafe_nb import s3wire
-from libsafe_nb.errors import StorageError
+from libsafe_nb.errors import ObjectNotFound, StorageError
 from libsafe_nb.objects import Stored
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ IN_FLIGHT = 3
 """Parts of one upload under way at once, so at most 5 parts are in memory: 80 MB."""
 
 
+ABORT_SECONDS = 5.0
+"""For the parts of a failed upload to be dropped; the caller waits for its error meanwhile."""
+
+
 class Upload:
     """One upload on its way: one request for a small file, else parts, a few at once."""
 
@@ -32,7 +37,7 @@ class Upload:
     ) -> None:
         self._storage, self._container, self._path, self._key = storage, container, path, key
         self._arguments = arguments
-        self._target = {"Bucket": storage.bucket, "Key": key}
+        self._stop = threading.Event()
 
     def send(self, source: BinaryIO, *, size: int | None, expected: str | None) -> Stored:
         part = max(PART, -(-size // MAX_PARTS)) if size else PART
@@ -50,9 +55,8 @@ class Upload:
         return self._send_parts(source, first, part, expected)
 
     def _send_parts(self, source: BinaryIO, first: bytes, part: int, expected: str | None) -> Stored:
-        s3 = self._storage.connected
-        with self._storage.errors(self._key):
-            upload = s3.create_multipart_upload(**self._target, **self._arguments)["UploadId"]
+        # Repeated blindly: an upload whose answer was lost holds no part, and no object comes of it.
+        upload = str(self._call("create_multipart_upload", **self._arguments)["UploadId"])
         total = 0
         sha256 = hashlib.sha256()
         try:
@@ -60,19 +64,24 @@ class Upload:
                 running: set[Future[dict[str, Any]]] = set()
                 done: list[dict[str, Any]] = []
                 data, number = first, 1
-                while data:
-                    if len(running) >= IN_FLIGHT:
-                        ended, running = wait(running, return_when=FIRST_COMPLETED)
-                        done += [each.result() for each in ended]
-                    running.add(pool.submit(self._send_part, upload, number, data))
-                    sha256.update(data)
-                    total += len(data)
-                    data, number = _read(source, part), number + 1
-                done += [each.result() for each in running]
+                try:
+                    while data:
+                        if len(running) >= IN_FLIGHT:
+                            ended, running = wait(running, return_when=FIRST_COMPLETED)
+                            done += [each.result() for each in ended]
+                        running.add(pool.submit(self._send_part, upload, number, data))
+                        sha256.update(data)
+                        total += len(data)
+                        data, number = _read(source, part), number + 1
+                    # In the order they end: the first that failed is known at once.
+                    done += [each.result() for each in as_completed(running)]
+                except BaseException:
+                    # The pool waits for its other parts: they are not repeated for a minute more.
+                    self._stop.set()
+                    raise
             self._refuse_changed(sha256.hexdigest(), expected)
-            parts = {"Parts": sorted(done, key=lambda each: each["PartNumber"])}
-            with self._storage.errors(self._key):
-                answer = s3.complete_multipart_upload(**self._target, UploadId=upload, MultipartUpload=parts)
+            parts = sorted(done, key=lambda each: each["PartNumber"])
+            answer = self._complete(upload, parts, total)
         except BaseException:
             self._abort(upload)
             raise
@@ -87,15 +96,37 @@ class Upload:
         )
 
     def _send_part(self, upload: str, number: int, data: bytes) -> dict[str, Any]:
-        with self._storage.errors(self._key):
-            answer = self._storage.connected.upload_part(
-                **self._target,
-                UploadId=upload,
-                PartNumber=number,
-                Body=data,
-                ContentMD5=s3wire.content_md5(data),
-            )
+        answer = self._call(
+            "upload_part",
+            UploadId=upload,
+            PartNumber=number,
+            Body=data,
+            ContentMD5=s3wire.content_md5(data),
+            stop=self._stop,
+        )
         return {"PartNumber": number, "ETag": answer["ETag"]}
+
+    def _complete(self, upload: str, parts: list[dict[str, Any]], size: int) -> Mapping[str, Any]:
+        expected = _etag_of(parts)
+
+        def settle(again: dict[str, Any]) -> Mapping[str, Any] | None:
+            """An upload is completed once; the second time there is none. The object tells by its digests."""
+            try:
+                found = self._storage.head(self._container, self._path)
+            except ObjectNotFound:
+                return None
+            sha256 = self._arguments["Metadata"].get("sha256")
+            ours = found.etag == expected or (sha256 and found.metadata.get("sha256") == sha256)
+            if found.size != size or not ours:
+                return None
+            return {"ETag": found.etag, "VersionId": found.version_id}
+
+        return self._call(
+            "complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": parts}, settle=settle
+        )
+
+    def _call(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
+        return self._storage.call(operation, self._key, **arguments)
 
     def _refuse_changed(self, found: str, expected: str | None) -> None:
         if expected is not None and found != expected:
@@ -108,7 +139,7 @@ class Upload:
 
     def _abort(self, upload: str) -> None:
         try:
-            self._storage.connected.abort_multipart_upload(**self._target, UploadId=upload)
+            self._call("abort_multipart_upload", UploadId=upload, budget=ABORT_SECONDS)
         except Exception:
             # The first error is the one to tell; the parts left behind are the bucket's to expire.
             return
@@ -124,3 +155,12 @@ def _read(source: BinaryIO, size: int) -> bytes:
         whole.write(data)
         data = source.read(size - whole.tell()) if whole.tell() < size else b""
     return whole.getvalue()
+
+
+def _etag_of(parts: list[dict[str, Any]]) -> str:
+    """The etag that S3 gives an object of these parts: the MD5 of their MD5s, and how many they are."""
+    try:
+        digests = b"".join(bytes.fromhex(s3wire.etag(each["ETag"])) for each in parts)
+    except ValueError:
+        return ""
+    return f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"

@@ -21,11 +21,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from libsafe_nb import record
 from libsafe_nb.errors import NotebookError, ParameterError
-from libsafe_nb.secrets import SAMPLE_KEY, weakness
+from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 
 PAYLOAD_NAMES = ("json_sample", "payload")
 MAX_BYTES = 256 * 1024 * 1024
+BLANK = "[redacted]"
+"""What stands where a pasted key was taken out."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Parameter:
     default: Any
     in_payload: bool
     """Declared in the default payload's `function_params`, not as a name of its own."""
+
+    @property
+    def secret(self) -> bool:
+        """Annotated `Secret`: its value is supplied apart (`supplied.py`) and never stored."""
+        return self.type is Secret
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class FunctionNotebook:
     payload_name
         `json_sample` or `payload`; `json_sample` where the notebook assigns neither.
     code_sha256
-        Of the code cells as the author wrote them: `[[cell id, source], …]` as canonical JSON.
+        Of the code cells as the author wrote them (`record.code_hash`).
     """
 
     name: str
@@ -85,12 +93,24 @@ class FunctionNotebook:
 
 def parse(source: bytes, *, name: str) -> FunctionNotebook:
     """
-    Read a notebook file's bytes.
+    Read a notebook file's bytes, to run it.
 
     Raises
     ------
     NotebookError
         Not a notebook, too large, or two cells tagged `parameters`.
+    """
+    return _prepare(read(source, name=name), name=name, sha256=hashlib.sha256(source).hexdigest())
+
+
+def read(source: bytes, *, name: str) -> Any:
+    """
+    A notebook file's bytes as a notebook of format 4, whatever its cells hold.
+
+    Raises
+    ------
+    NotebookError
+        Not a notebook, or too large.
     """
     import nbformat
 
@@ -98,9 +118,18 @@ def parse(source: bytes, *, name: str) -> FunctionNotebook:
         raise NotebookError(f"{name}: expected at most {MAX_BYTES} bytes, got {len(source)}", notebook=name)
     try:
         with warnings.catch_warnings():
-            # Notebooks older than format 4.5 have no cell ids; nbformat gives them some and warns.
+            # Of what is mended here.
             warnings.simplefilter("ignore")
-            node = nbformat.reads(source.decode("utf-8-sig"), as_version=4)
+            text = source.decode("utf-8-sig")
+            found = json.loads(text)
+            if isinstance(found, dict) and found.get("nbformat") == 4:
+                # Not by `reads`, which gives chance ids to cells that have none.
+                node = nbformat.v4.to_notebook(found)
+            else:
+                node = nbformat.reads(text, as_version=4)
+                for cell in node.cells:
+                    cell.pop("id", None)
+            _mend(node)
             _, node = nbformat.validator.normalize(node)
             nbformat.validate(node)
     except UnicodeDecodeError as exc:
@@ -112,7 +141,25 @@ def parse(source: bytes, *, name: str) -> FunctionNotebook:
         raise NotebookError(
             f"{name}: expected a Jupyter notebook, got something else ({found})", notebook=name
         ) from exc
-    return _prepare(node, name=name, sha256=hashlib.sha256(source).hexdigest())
+    return node
+
+
+def _mend(node: Any) -> None:
+    """
+    Give cells what other writers leave out, as papermill does, and what formats before 4.5 do not have.
+
+    Ids come from the cell's place: chance ones would give the same notebook another code hash each time.
+    """
+    taken = {cell.get("id") for cell in node.cells}
+    for index, cell in enumerate(node.cells):
+        if cell.cell_type == "code":
+            cell.setdefault("outputs", [])
+            cell.setdefault("execution_count", None)
+        if "id" not in cell:
+            names = (f"cell-{index}{tail}" for tail in ("", *range(1000)))
+            cell["id"] = next(name for name in names if name not in taken)
+            taken.add(cell["id"])
+    node["nbformat_minor"] = max(5, node.get("nbformat_minor", 0))
 
 
 def from_script(source: bytes, *, name: str) -> FunctionNotebook:
@@ -139,16 +186,8 @@ def from_script(source: bytes, *, name: str) -> FunctionNotebook:
     return _prepare(node, name=name, sha256=hashlib.sha256(source).hexdigest())
 
 
-def code_hash(cells: Iterable[Any]) -> str:
-    """SHA-256 of the code: cell ids and sources only, so outputs and formatting do not change it."""
-    import rfc8785
-
-    code = [[cell.id, cell.source] for cell in cells if cell.cell_type == "code"]
-    return hashlib.sha256(rfc8785.dumps(code)).hexdigest()
-
-
 def _prepare(node: Any, *, name: str, sha256: str) -> FunctionNotebook:
-    code_sha256 = code_hash(node.cells)
+    code_sha256 = record.code_hash(node.cells)
     spec = node.metadata.get("kernelspec", {})
     language = spec.get("language") or node.metadata.get("language_info", {}).get("name") or "python"
     tagged = [cell for cell in node.cells if "parameters" in cell.metadata.get("tags", [])]
@@ -157,6 +196,7 @@ def _prepare(node: Any, *, name: str, sha256: str) -> FunctionNotebook:
             f"{name}: expected one cell tagged 'parameters', got {len(tagged)}", notebook=name
         )
     found = _python(node, tagged) if language == "python" else _Found()
+    described = node.metadata.get("libsafe")
     return FunctionNotebook(
         name=name,
         node=node,
@@ -167,7 +207,7 @@ def _prepare(node: Any, *, name: str, sha256: str) -> FunctionNotebook:
         kernel_name=spec.get("name"),
         sha256=sha256,
         code_sha256=code_sha256,
-        metadata=node.metadata.get("libsafe", {}),
+        metadata=described if isinstance(described, dict) else {},
         pasted=found.pasted,
     )
 
@@ -197,7 +237,10 @@ def _python(node: Any, tagged: list[Any]) -> _Found:
                 found.substitutions += _blank_keys(cell, payload, assigned[payload][1])
             for target, (statement, value) in assigned.items():
                 if target not in PAYLOAD_NAMES:
-                    found.parameters[target] = _declare(target, statement, value)
+                    found.parameters[target] = declared = _declare(target, statement, value)
+                    if declared.secret and isinstance(declared.default, str):
+                        found.pasted[target] = declared.default
+            found.substitutions += _blank_secrets(cell, found)
         elif payload and _is_literal(assigned[payload][1]):
             found.substitutions.append(_substitute(cell, payload, assigned[payload][0]))
             if is_tagged:
@@ -257,16 +300,42 @@ def _blank_keys(cell: Any, name: str, literal: ast.expr | None) -> list[Substitu
         for key, value in _items(_item(literal, "api"))
         if key != "url" and isinstance(value, ast.Constant) and _may_be_key(value.value)
     ]
-    lines = cell.source.encode().split(b"\n")
-    # From the last to the first, so that positions before it stay. The syntax tree counts columns in bytes of UTF-8.
-    for _, value in sorted(pasted, key=lambda each: (each[1].lineno, each[1].col_offset), reverse=True):
-        first, last = value.lineno - 1, (value.end_lineno or value.lineno) - 1
-        before, after = lines[first][: value.col_offset], lines[last][value.end_col_offset :]
-        lines[first : last + 1] = [before + b'"[redacted]"' + after] + [b""] * (last - first)
-    cell.source = b"\n".join(lines).decode()
+    _blank(cell, [value for _, value in pasted])
     return [
         Substitution(cell.id, path, value.lineno, value.end_lineno or value.lineno) for path, value in pasted
     ]
+
+
+def _blank(cell: Any, values: list[ast.expr]) -> None:
+    """Put a mark in the place of each literal; the number of lines stays."""
+    lines = cell.source.encode().split(b"\n")
+    # From the last to the first, so that positions before it stay. The syntax tree counts columns in bytes of UTF-8.
+    for value in sorted(values, key=lambda each: (each.lineno, each.col_offset), reverse=True):
+        first, last = value.lineno - 1, (value.end_lineno or value.lineno) - 1
+        before, after = lines[first][: value.col_offset], lines[last][value.end_col_offset :]
+        lines[first : last + 1] = [before + f'"{BLANK}"'.encode() + after] + [b""] * (last - first)
+    cell.source = b"\n".join(lines).decode()
+
+
+def _blank_secrets(cell: Any, found: _Found) -> list[Substitution]:
+    """Take out what is pasted as the default of a secret parameter: one after the other, as positions move."""
+    taken: list[Substitution] = []
+    while True:
+        for statement, target, value in _assignments(_statements(cell.source)):
+            pasted = isinstance(value, ast.Constant) and _may_be_key(value.value) and value.value != BLANK
+            if (
+                target in found.parameters
+                and found.parameters[target].secret
+                and value is not None
+                and pasted
+            ):
+                _blank(cell, [value])
+                taken.append(
+                    Substitution(cell.id, target, statement.lineno, statement.end_lineno or statement.lineno)
+                )
+                break
+        else:
+            return taken
 
 
 def _items(literal: ast.expr | None) -> list[tuple[Any, ast.expr]]:
@@ -313,13 +382,14 @@ def _declare(name: str, statement: ast.stmt, value: ast.expr | None) -> Paramete
 _NAMES: dict[str, Any] = {
     **{kind.__name__: kind for kind in (str, int, float, bool, list, dict)},
     **{name: getattr(typing, name) for name in ("Any", "Literal", "Optional", "Union", "List", "Dict")},
+    "Secret": Secret,
     "None": None,
 }
 
 
 def _annotation(source: str) -> Any:
     """The type an annotation names; `Any` for one that is not built from JSON's own types."""
-    text = re.sub(r"\btyping\.", "", source)
+    text = re.sub(r"\b(typing|libsafe_nb)\.", "", source)
     try:
         tree = ast.parse(text, mode="eval")
         if isinstance(tree.body, ast.Constant) and isinstance(tree.body.value, str):
@@ -382,7 +452,14 @@ def bind(notebook: FunctionNotebook, given: Mapping[str, Any], *, known_only: bo
 
 
 def convert(value: Any, parameter: Parameter) -> Any:
-    """`value` as the parameter's type; see `bind`."""
+    """`value` as the parameter's type; see `bind`. That of a secret is text, or a placeholder for it."""
+    if parameter.secret:
+        if isinstance(value, str) or (isinstance(value, dict) and set(value) == {"$secret"}):
+            return value
+        raise ParameterError(
+            f"function_params.{parameter.name}: expected text, as it is a secret, got something else",
+            name=parameter.name,
+        )
     if _fits(value, parameter.type):
         return value
     if isinstance(value, str):

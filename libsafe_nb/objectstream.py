@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from libsafe_nb.errors import ObjectChanged, StorageUnreachable
+from libsafe_nb.patience import BUDGET, Patience
 
 BLOCK = 8 * 1024 * 1024
 """Bytes a block of the read-ahead. The vendor's sample reads as much at a time, so no byte is copied."""
@@ -32,22 +33,23 @@ SEQUENTIAL = 1024 * 1024
 SMALL = 64 * 1024
 """Least bytes fetched at once; an object that is no longer is fetched whole and kept."""
 
+CAREFUL = 256 * 1024
+"""Most bytes taken at once for the rest of a block whose connection has dropped."""
+
 SKIP = 1024 * 1024
 """A seek forward by at most this many bytes is read through; a new GET costs about as much."""
-
-RESUMES = 5
-"""How often in a row, with next to nothing gained, a dropped connection is taken up again."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """One open GET: its body from `start` on, and what the headers told of the whole object."""
+    """One open GET: its body from `start` on, and what the headers told of the whole object, if its sha256 too."""
 
     body: Any
     start: int
     size: int
     etag: str
     version_id: str | None
+    sha256: str | None = None
 
 
 class Broken(Exception):
@@ -69,12 +71,14 @@ class Source:
     Where a stream's bytes come from.
 
     `open` opens a GET at an offset, on the condition of an etag (None: whichever there is). `take` reads up to n
-    bytes of a body and raises `Broken` where the connection dropped.
+    bytes of a body and raises `Broken` where the connection dropped. `budget` is for how many seconds a connection
+    that drops is taken up again while next to nothing is gained.
     """
 
     name: str
     open: Callable[[int, str | None], Opened]
     take: Callable[[Any, int], bytes]
+    budget: float = BUDGET
 
     def fetch(
         self, body: Any, at: int, wanted: int, pinned: Opened, *, stopped: Callable[[], bool] = lambda: False
@@ -86,30 +90,37 @@ class Source:
         fewer bytes.
         """
         parts: list[bytes] = []
-        found, vain = 0, 0
+        found = 0
+        patience: Patience | None = None
+        most = wanted
         while found < wanted:
             if body is None:
                 body = self._reopen(at + found, pinned)
             reason: BaseException | None = None
             try:
-                part = self.take(body, wanted - found)
+                part = self.take(body, min(wanted - found, most))
             except Broken as exc:
                 part, reason = b"", exc.__cause__
             if part:
                 parts.append(part)
                 found += len(part)
                 # A few bytes at each new connection are no progress.
-                vain = 0 if len(part) >= SMALL else vain
+                patience = None if len(part) >= SMALL else patience
                 continue
             close_body(body)
             body = None
             if stopped():
                 break
-            vain += 1
-            if vain > RESUMES:
-                what = f"the connection dropped {vain} times at byte {at + found} of {pinned.size}"
-                raise StorageUnreachable(f"{self.name}: {what}", key=self.name) from reason
-            time.sleep(0.02 * 2**vain)
+            # A reset takes with it what of this `take` had arrived: smaller ones, so that each connection gains some.
+            most = CAREFUL
+            patience = patience or Patience(self.budget)
+            patience.tries += 1
+            pause = patience.pause()
+            if pause is None:
+                what = f"the connection dropped {patience.tries} times in {self.budget:g} s"
+                where = f"at byte {at + found} of {pinned.size}"
+                raise StorageUnreachable(f"{self.name}: {what} {where}", key=self.name) from reason
+            time.sleep(pause)
         return body, parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _reopen(self, at: int, pinned: Opened) -> Any:
@@ -138,6 +149,8 @@ class ObjectStream(io.RawIOBase):
         Bytes of the whole object.
     etag, version_id
         Of the version that was opened; `version_id` is None in a bucket without versions.
+    sha256
+        Stored with the object by whoever put it, not computed here; None if it was not.
 
     Raises
     ------
@@ -157,6 +170,7 @@ class ObjectStream(io.RawIOBase):
         self._source = source
         self._pinned = source.open(0, None)
         self.size, self.etag, self.version_id = self._pinned.size, self._pinned.etag, self._pinned.version_id
+        self.sha256 = self._pinned.sha256
         self._body, self._body_at = self._pinned.body, 0
         self._observer = observer
         self._position = 0

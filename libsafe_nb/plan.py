@@ -12,19 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import kernels
+from libsafe_nb import kernels, supplied, witness
 from libsafe_nb import notebook as notebooks
+from libsafe_nb import settings as settings_
 from libsafe_nb.connection import Connection, connect
-from libsafe_nb.errors import Forbidden, NotebookError, NotFound, ObjectNotFound, UsageError
+from libsafe_nb.errors import Forbidden, NotebookError, NotFound, ObjectNotFound, ParameterError, UsageError
 from libsafe_nb.notebook import FunctionNotebook
 from libsafe_nb.papermill_io import split
 from libsafe_nb.payload import Payload
 from libsafe_nb.redact.matching import SecretSet
 from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 from libsafe_nb.settings import Settings
+from libsafe_nb.witness import Witness
 
 if TYPE_CHECKING:
     from libsafe_nb.execution import CellState, Limits
+    from libsafe_nb.models import Replay
 
 DEFAULT_CONTAINER = "1"
 """The local platform's default container."""
@@ -35,7 +38,7 @@ LISTED_WITHIN = 60.0
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is settled before the job starts."""
+    """All that is settled before the job starts; `payload.job` is empty where one is to be created."""
 
     run: str
     connection: Connection
@@ -44,9 +47,14 @@ class Plan:
     files: list[dict[str, Any]]
     warnings: list[str]
     secrets: SecretSet
+    supplied: dict[str, Secret]
+    """Values of the author's own secret parameters, by the parameter's name; the payload holds placeholders."""
     limits: Limits
     on_cell: Callable[[CellState], None] | None
     folder: Path
+    witness: Witness
+    """Who signs and stamps; the key is read before the run, so that it is there at its end."""
+    replay: Replay | None = None
 
 
 def within(limits: Limits | None, timeout: float | None) -> Limits:
@@ -76,11 +84,12 @@ def prepare(
         payload if isinstance(payload, Payload) else Payload.parse(payload) if payload is not None else None
     )
     container = container or None
-    _check_uploads(uploads)
+    check_uploads(uploads)
     remote = str(notebook).startswith("libsafe://")
     # What needs no platform is checked before one is started.
     function = None if remote else _parse(_read_local(Path(notebook)), str(notebook), script=script)
     bound, warnings = _bind(function, given, params) if function else ({}, [])
+    witnessed = witness.load(settings or settings_.load())
     connection = connect(given, settings=settings)
     _check_target(
         connection,
@@ -90,7 +99,8 @@ def prepare(
     if function is None:
         function = _parse(_read_remote(connection, str(notebook)), str(notebook), script=script)
         bound, warnings = _bind(function, given, params)
-    secrets = _secrets(connection, given, function)
+    bound, own = _supplied(function, bound)
+    secrets = _secrets(connection, given, function, {**own, **witnessed.secrets()})
     base = given or Payload.manual(container=container or DEFAULT_CONTAINER)
     base = base.replace(container=container, params=bound)
     found = _find_files(connection, base, files, uploads)
@@ -100,7 +110,7 @@ def prepare(
         file_paths=[each["fullpath"] for each in found],
     )
     run_id = str(uuid.uuid4())
-    base = base.replace(job=job or base.job or _create_job(connection, base, function))
+    base = base.replace(job=job or base.job)
     return Plan(
         run=run_id,
         connection=connection,
@@ -109,9 +119,11 @@ def prepare(
         files=found,
         warnings=warnings,
         secrets=secrets,
+        supplied=own,
         limits=limits,
         on_cell=on_cell,
         folder=connection.settings.home / "runs" / run_id,
+        witness=witnessed,
     )
 
 
@@ -132,9 +144,37 @@ def _id(what: str, text: str) -> str:
     return text
 
 
-def _secrets(connection: Connection, given: Payload | None, function: FunctionNotebook) -> SecretSet:
+def _supplied(function: FunctionNotebook, bound: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Secret]]:
+    """Secret parameters: each becomes a placeholder, its value one that the payload gave or that is supplied here."""
+    values: dict[str, Secret] = {}
+    declared = {name for name, each in function.parameters.items() if each.secret}
+    for name in sorted(declared | {name for name, value in bound.items() if _is_placeholder(value)}):
+        value = bound.get(name)
+        if isinstance(value, str) and value:
+            values[name] = Secret(name, value)
+        else:
+            values[name] = supplied.secret(value["$secret"] if isinstance(value, dict) else name)
+        bound = {**bound, name: values[name].placeholder}
+    if values and function.language != "python":
+        raise ParameterError(
+            f"{function.name}: {sorted(values)[0]} is a secret, and secrets reach Python kernels only, not {function.language}"
+        )
+    return bound, values
+
+
+def _is_placeholder(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"$secret"} and isinstance(value["$secret"], str)
+
+
+def _secrets(
+    connection: Connection,
+    given: Payload | None,
+    function: FunctionNotebook,
+    own: Mapping[str, Secret],
+) -> SecretSet:
     """
-    Everything that must not be stored: the connection's keys, the payload's, and keys pasted into the notebook.
+    Everything that must not be stored: the connection's keys, the payload's, those pasted into the notebook, and the
+    author's own.
 
     A connection's key that is too weak to be told from ordinary text is refused here, before anything is stored;
     of the others, what is too weak to be a key is none.
@@ -150,23 +190,22 @@ def _secrets(connection: Connection, given: Payload | None, function: FunctionNo
                 and not weakness(value)
             ):
                 secrets[f"{source}.{name}"] = Secret(f"{source}.{name}", value)
-    return SecretSet(secrets.values())
+    return SecretSet([*secrets.values(), *own.values()])
 
 
-def _check_uploads(uploads: list[Path]) -> None:
+def check_uploads(uploads: Sequence[Path]) -> None:
+    """Files that can be read, each with a plain name of its own; else `UsageError`."""
     seen: dict[str, Path] = {}
     for path in uploads:
         if not path.is_file():
-            raise UsageError(
-                f"--upload {path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}"
-            )
+            raise UsageError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}")
         if not os.access(path, os.R_OK):
-            raise UsageError(f"--upload {path}: cannot be read")
+            raise UsageError(f"{path}: cannot be read")
         if path.name == "provenance" or "\\" in path.name or not path.name.isprintable():
-            raise UsageError(f"--upload {path!r}: expected a plain name, got {path.name!r}")
+            raise UsageError(f"{path!r}: expected a plain name, got {path.name!r}")
         if path.name in seen:
             raise UsageError(
-                f"--upload {path}: {seen[path.name]} has the same name; both would be stored as /{path.name}"
+                f"{path}: {seen[path.name]} has the same name; both would be stored as /{path.name}"
             )
         seen[path.name] = path
 
@@ -200,6 +239,12 @@ def _bind(
 ) -> tuple[dict[str, Any], list[str]]:
     strict = bool(function.metadata.get("strict_params"))
     bound = notebooks.bind(function, given.params if given else {}, known_only=strict)
+    for name in params:
+        if name in function.parameters and function.parameters[name].secret:
+            raise ParameterError(
+                f"{function.name}: {name} is a secret, and is not taken from an argument; set LIBSAFE_SECRET_{name.upper()}",
+                name=name,
+            )
     unknown = [name for name in bound if name not in function.parameters]
     bound.update(
         {
@@ -211,13 +256,6 @@ def _bind(
         f"function_params.{name} is not declared by the notebook; it was passed on as it is"
         for name in unknown
     ]
-
-
-def _create_job(connection: Connection, payload: Payload, function: FunctionNotebook) -> str:
-    created = connection.client.create_job(
-        payload.container, name=Path(function.name).name, function_key=payload.function_key or None
-    )
-    return created["id"]
 
 
 def _find_files(
@@ -238,7 +276,7 @@ def _find_files(
         try:
             connection.storage.upload(payload.container, f"/{path.name}", path)
         except OSError as exc:
-            raise UsageError(f"--upload {path}: cannot be read ({exc.strerror or exc})") from exc
+            raise UsageError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
         found.append(_await_file(connection, payload.container, f"/{path.name}"))
     return list({each["id"]: each for each in found}.values())
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import mimetypes
+import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -44,13 +47,66 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def urn(run: Any, *name: str) -> str:
+    """
+    An identifier for something of a run, the same each time: a UUID of version 5 (RFC 9562 5.5); without a name the run's.
+
+    `run` is the record's `id`. One that is no UUID, as whoever may write to the container may have put there, has one
+    of its own too.
+    """
+    try:
+        own = uuid.UUID(str(run))
+    except ValueError:
+        own = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(str(run)))
+    # As JSON two names differ wherever their parts do, and half characters are no obstacle.
+    return (uuid.uuid5(own, json.dumps(name)) if name else own).urn
+
+
+ADDED = frozenset({"injected-parameters", "papermill-error-cell-tag"})
+"""Tags of cells that papermill adds to a notebook: they are not the author's."""
+
+
+def source(cell: Mapping[str, Any]) -> str:
+    """A cell's source as one text; notebook files hold it as a list of lines or as a string."""
+    found = cell["source"]
+    return found if isinstance(found, str) else "".join(found)
+
+
+def code_hash(cells: Iterable[Mapping[str, Any]]) -> str:
+    """SHA-256 of the author's code: `[[cell id, source], …]` as canonical JSON, so outputs and formatting do not change it."""
+    code = [
+        [cell["id"], source(cell)]
+        for cell in cells
+        if cell["cell_type"] == "code" and not ADDED & set(cell.get("metadata", {}).get("tags", ()))
+    ]
+    return digest(canonical(code))
+
+
 def timestamp(moment: datetime) -> str:
     """`2026-11-23T07:08:10.866+00:00`: UTC, milliseconds, the only form that RO-Crate's validator takes."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
-def inputs(events: Iterable[Mapping[str, Any]], files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The run's files as they stood at its start, each with how much of it the function read."""
+def section(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a record; empty where there is none, or what is no object."""
+    found = body.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def entries(body: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """The objects in a list of a record; none where there is no list."""
+    found = body.get(name)
+    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, (list, tuple)) else []
+
+
+def inputs(
+    events: Iterable[Mapping[str, Any]], files: Iterable[Mapping[str, Any]], container: str
+) -> list[dict[str, Any]]:
+    """
+    The run's files as they stood at its start, each with how much of it the function read.
+
+    A file of another container than the run's has the `container` that it was read from.
+    """
     found = {
         str(file["id"]): {
             "id": str(file["id"]),
@@ -70,6 +126,8 @@ def inputs(events: Iterable[Mapping[str, Any]], files: Iterable[Mapping[str, Any
             {"id": str(event["file_id"]), "path": event.get("path"), "sha256": None, "read": "none"},
         )
         entry["version_id"], entry["size"] = event.get("version_id"), event.get("size")
+        if event.get("container") not in (None, container):
+            entry["container"] = event["container"]
         if event.get("complete"):
             entry["read"], entry["sha256"] = "full", event.get("sha256")
         elif event.get("bytes") and entry["read"] == "none":
@@ -78,9 +136,23 @@ def inputs(events: Iterable[Mapping[str, Any]], files: Iterable[Mapping[str, Any
 
 
 def outputs(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the function wrote to the container, through the stand-in."""
-    names = ("path", "version_id", "size", "sha256")
-    return [{name: event.get(name) for name in names} for event in events if event.get("kind") == "write"]
+    """
+    What the function wrote to the container, through the stand-in, and what the search for keys in it told.
+
+    `secrets_allowed` stands there where the author had a file with a key in it stored, `stubbed` where a replay did not
+    store it.
+    """
+    names = ("container", "path", "version_id", "size", "sha256", "scan")
+    found = []
+    for event in events:
+        if event.get("kind") == "write":
+            kind = mimetypes.guess_type(str(event.get("path")))[0]
+            found.append({**{name: event.get(name) for name in names}, "format": kind})
+            if event.get("secrets_allowed"):
+                found[-1]["secrets_allowed"] = True
+            if event.get("stubbed"):
+                found[-1]["stubbed"] = True
+    return found
 
 
 def platform_writes(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -89,18 +161,28 @@ def platform_writes(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
     return [dict(event) for event in events if event.get("kind") in kinds]
 
 
-def files(events: Iterable[Mapping[str, Any]], ids: Iterable[str]) -> list[dict[str, Any]]:
+def files(
+    events: Iterable[Mapping[str, Any]], known: Iterable[Mapping[str, Any]], effects: Iterable[str]
+) -> list[dict[str, Any]]:
     """
     Per-file outcomes: `failure` where a message of type ERROR names the file, `skipped` where nothing was done to it.
+
+    `event_types` are the PREMIS event types that the function declares it does to a file (`effects`).
     """
-    outcome: dict[str, dict[str, Any]] = {
-        each: {"id": each, "outcome": "skipped", "detail": []} for each in ids
-    }
+    outcome: dict[str, dict[str, Any]] = {}
+    types = list(effects)
+
+    def entry_of(file_id: str, path: Any) -> dict[str, Any]:
+        fresh = {"id": file_id, "path": path, "outcome": "skipped", "event_types": types, "detail": []}
+        return outcome.setdefault(file_id, fresh)
+
+    for each in known:
+        entry_of(str(each["id"]), each.get("fullpath"))
     for event in events:
         target = event.get("file_id") or (event.get("id") if event.get("target") == "file" else None)
         if target is None:
             continue
-        entry = outcome.setdefault(str(target), {"id": str(target), "outcome": "skipped", "detail": []})
+        entry = entry_of(str(target), event.get("path"))
         if event.get("kind") == "message" and event.get("type") == "ERROR":
             entry["outcome"] = "failure"
             entry["detail"].append(event.get("message"))
@@ -109,8 +191,49 @@ def files(events: Iterable[Mapping[str, Any]], ids: Iterable[str]) -> list[dict[
     return list(outcome.values())
 
 
+def messages(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the function said to the job, in order: `at`, `type`, `message`, `file_id`."""
+    said = (event for event in events if event.get("kind") == "message")
+    return [{name: event.get(name) for name in ("at", "type", "message", "file_id")} for event in said]
+
+
+def lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """JSON lines, each canonical."""
+    return b"".join(canonical(row) + b"\n" for row in rows)
+
+
+def lost(started: Mapping[str, Any], message: str) -> dict[str, Any]:
+    """
+    The record of a run whose machine was lost, which is all that its start record tells; nobody saw how it ended.
+
+    `message` says why it is taken for lost.
+    """
+    function = section(started, "function")
+    return {
+        "schema": SCHEMA,
+        "id": f"urn:uuid:{started['run']}",
+        "job": {"id": str(started["job"])},
+        "container": {"id": str(started["container"])},
+        "function": {name: function.get(name) for name in ("key", "name", "notebook_sha256")},
+        "started": started["started"],
+        "ended": None,
+        "status": "errored",
+        "cause": "machine-lost",
+        "error": {"type": "MachineLost", "message": message, "cell_id": None},
+        "not_captured": [*NOT_CAPTURED, "everything after the start record"],
+    }
+
+
 NOT_CAPTURED = [
     "network reads and writes past the libnova library",
     "files the kernel wrote outside the container",
     "non-Python libraries",
 ]
+
+RIGHT = "user-permission:run-function"
+"""Under what authority a run acted: the platform let the user's key create or take its job."""
+
+
+def license_of(container: str) -> str:
+    """The record's own licence: it is part of the container, and nobody here may grant more than its owner does."""
+    return f"the terms of container {container} apply"

@@ -1,46 +1,52 @@
 """
 One run from payload to verdict: the waist that alone knows the whole path. `docs/journey-of-a-run.md` follows it.
 
-Evidence comes before the verdict: the job is COMPLETED only when its evidence is stored. When the evidence cannot be
-stored the job stays RUNNING with a message that says so, and the verdict stays in the journal.
+Everything that must survive this process is in the run's folder before the next step begins (`journal.py`); what comes
+after the last cell is in `closing.py`, where a recovery takes it up as well.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
-import shutil
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import atomic, evidence, kernels, record
-from libsafe_nb.connection import Connection
+from libsafe_nb import atomic, closing, environment, evidence, kernels, lease, record, recover
+from libsafe_nb.description import described
 from libsafe_nb.desk import Desk
-from libsafe_nb.door import VARIABLE, Door
-from libsafe_nb.errors import ExecutionError, LibsafeError, PlatformError, RunCancelled, StorageError
+from libsafe_nb.door import STUB, VARIABLE, Door
+from libsafe_nb.errors import (
+    ExecutionError,
+    LibsafeError,
+    PlatformError,
+    RunCancelled,
+    StorageUnreachable,
+    Unreachable,
+)
+from libsafe_nb.facts import Facts
 from libsafe_nb.interrupts import Interrupts
-from libsafe_nb.journal import Journal
-from libsafe_nb.models import Run, describe
+from libsafe_nb.journal import SOCKETS, Journal
+from libsafe_nb.models import Replay, Run
 from libsafe_nb.payload import Payload
 from libsafe_nb.plan import Plan, prepare, within
+from libsafe_nb.processes import ProcessId
+from libsafe_nb.redact import LiveFilter, Redaction, redact_document
+from libsafe_nb.sealing import Sealed, Story, seal
 from libsafe_nb.settings import Settings
 
 if TYPE_CHECKING:
-    from libsafe_nb.execution import CellState, Execution, Limits, Outcome
+    from libsafe_nb.execution import CellState, Limits, Outcome, RunStatus
 
-AWAKE_EVERY = 60.0
-"""Seconds between signs of life to a local platform, which ends when it has been idle for ten minutes."""
-
-JOB_STATUS = {"completed": "COMPLETED", "cancelled": "CANCELLED"}
-EXIT_CODES = {"completed": 0, "failed": 1, "errored": 3, "timeout": 4, "cancelled": 130}
+HURRY = 10.0
+"""Seconds for each call after a signal."""
 
 
 def run(
@@ -56,11 +62,15 @@ def run(
     limits: Limits | None = None,
     settings: Settings | None = None,
     script: bool = False,
+    wait: bool = True,
     on_cell: Callable[[CellState], None] | None = None,
-    on_start: Callable[[Execution], None] | None = None,
+    on_start: Callable[[Run], None] | None = None,
+    replay: Replay | None = None,
 ) -> Run:
     """
     Run one function notebook, store its evidence and end its job.
+
+    What runs on this machine were interrupted before (`recover.py`) is finished first.
 
     Parameters
     ----------
@@ -80,8 +90,14 @@ def run(
         Seconds for the whole execution; none by default.
     script
         `notebook` is a plain Python script, run as a one-cell notebook.
+    wait
+        With False the run goes on in a thread, and what is returned has the status `running` until it has ended:
+        `Run.wait` waits, `Run.cancel` cancels. SIGINT and SIGTERM then remain the caller's. If this process ends
+        before it, the run is interrupted, and a recovery ends its job.
     on_start
-        Given the `Execution` before the kernel starts, so that another thread can cancel it.
+        Given the `Run`, still `running`, before the kernel starts.
+    replay
+        Set by `libsafe_nb.replay`, for a run that repeats another.
 
     Returns
     -------
@@ -93,10 +109,10 @@ def run(
     UsageError
         Bad payload, notebook or parameters: nothing was started.
     PlatformError, StorageError, LocalPlatformError
-        The platform could not be reached before the first cell ran.
+        The platform could not be reached, or refused, before there was a job.
     """
     began = time.monotonic()
-    with Interrupts() as interrupts:
+    with Interrupts(active=wait) as interrupts:
         plan = prepare(
             payload,
             notebook,
@@ -110,66 +126,304 @@ def run(
             script=script,
             on_cell=on_cell,
         )
-        return _journey(plan, interrupts, began, on_start)
+        plan = dataclasses.replace(plan, replay=replay)
+        recover.quietly(plan.connection, plan.witness)
+        course = _Course(plan, interrupts, began, on_start)
+        if wait:
+            return course.travel()
+        course.start()
+        return course.run
 
 
-# The run itself -------------------------------------------------------------------------------------------------
+class _Course:
+    """One run under way, in this thread or in one of its own."""
 
+    def __init__(
+        self, plan: Plan, interrupts: Interrupts, began: float, on_start: Callable[[Run], None] | None
+    ) -> None:
+        from libsafe_nb.execution import Execution
 
-def _journey(
-    plan: Plan, interrupts: Interrupts, began: float, on_start: Callable[[Execution], None] | None
-) -> Run:
-    started = datetime.now(UTC)
-    with contextlib.ExitStack() as cleanup:
+        self.plan, self.interrupts, self.began, self.on_start = plan, interrupts, began, on_start
+        self.execution = Execution(limits=plan.limits)
+        self.run = Run(plan.run, plan.payload.job, plan.payload.container, course=self)
+        self.fault: Exception | None = None
+        self._thread: threading.Thread | None = None
+        self._fault: BaseException | None = None
+
+    def cancel(self, reason: str) -> None:
+        self.execution.cancel(reason)
+
+    def wait(self, timeout: float | None) -> None:
+        if self._thread is None or self._thread is threading.current_thread():
+            return
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError(f"run {self.run.run} has not ended within {timeout:g} s")
+        if self._fault is not None:
+            raise self._fault
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._in_thread, name=f"run-{self.run.run}", daemon=True)
+        self._thread.start()
+
+    def _in_thread(self) -> None:
         try:
-            journal = cleanup.enter_context(Journal(plan.folder))
-            journal.write(
-                "begun", run=plan.run, job=plan.payload.job, container=plan.payload.container, pid=os.getpid()
-            )
-            _announce(plan, started)
-            journal.write("started")
-            desk, outcome = _at_the_door(plan, interrupts, on_start)
+            self.travel()
         except BaseException as exc:
-            # Signals as well: a job that was announced is never left open.
-            cancelled = isinstance(exc, (RunCancelled, KeyboardInterrupt))
-            reason = str(exc) or type(exc).__name__
-            _close_job(
-                plan, "CANCELLED" if cancelled else "FAILED", message=f"the run could not start: {reason}"
-            )
-            shutil.rmtree(plan.folder, ignore_errors=True)
-            raise
-        interrupts.finishing = True
-        journal.write("executed", status=outcome.status, verdict=desk.verdict)
+            self._fault = exc
+            self.run.error = {"type": type(exc).__name__, "message": str(exc), "cell_id": None}
+            self.run.exit_code = exc.exit_code if isinstance(exc, LibsafeError) else 3
+            self.run.status = "errored"
+
+    def travel(self) -> Run:
+        """The whole run; its `Run`, brought up to date. What a listener of the caller's raised is raised at its end."""
+        with contextlib.closing(self.plan.connection):
+            found = _journey(self)
+        if self.fault is not None and not isinstance(self.fault, (LibsafeError, OSError)):
+            raise self.fault
+        # The status comes last: who looks on from another thread sees all of it then. What has ended is let go:
+        # a caller may keep the runs, but need not keep their notebooks and connections.
+        done = {**vars(found), "seconds": time.monotonic() - self.began, "course": None}
+        for name in sorted(done, key=lambda name: name == "status"):
+            setattr(self.run, name, done[name])
+        return self.run
+
+
+def _journey(course: _Course) -> Run:
+    plan = course.plan
+    started = datetime.now(UTC)
+    facts = _facts(plan, started)
+    try:
+        journal = _begin(plan, facts)
+    except OSError as exc:
+        raise ExecutionError(
+            f"{plan.folder}: cannot hold the run's journal ({exc.strerror or exc}); nothing was started"
+        ) from exc
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(journal.release)
         try:
-            return _finish(plan, journal, desk, outcome, started, began)
+            sockets = Path(
+                cleanup.enter_context(
+                    tempfile.TemporaryDirectory(
+                        prefix=SOCKETS, dir=socket_folder(), ignore_cleanup_errors=True
+                    )
+                )
+            )
+        except OSError as exc:
+            journal.remove()
+            raise ExecutionError(
+                f"no folder for the run's socket can be made ({exc.strerror or exc}); nothing was started"
+            ) from exc
+        except BaseException:
+            journal.remove()
+            raise
+        course.interrupts.hold()
+        try:
+            plan = course.plan = _with_job(plan, journal, sockets)
+        except PlatformError as exc:
+            if not isinstance(exc, Unreachable):
+                # Refused: there is no job. One that may have been made all the same is for a recovery to end.
+                journal.remove()
+            raise
+        course.run.job = plan.payload.job
+        desk, outcome, executed = _at_the_door(course, journal, started, sockets)
+
+        def sealed() -> Sealed:
+            return seal(
+                Story(
+                    facts=facts,
+                    job=plan.payload.job,
+                    outcome=outcome,
+                    events=desk.events,
+                    verdict=desk.verdict,
+                    executed=executed,
+                    redactions=_redactions(course),
+                    ended=record.timestamp(datetime.now(UTC)),
+                    seconds=time.monotonic() - course.began,
+                ),
+                plan.secrets,
+            )
+
+        connection = plan.connection
+        if outcome.cause in ("terminated", "interrupted"):
+            # Who sends a signal does not wait for minutes; what cannot be stored now is for a recovery.
+            connection = cleanup.enter_context(contextlib.closing(connection.within(HURRY)))
+        try:
+            return closing.close(
+                journal,
+                connection,
+                plan.secrets,
+                facts=facts,
+                job=plan.payload.job,
+                seal=sealed,
+                unsent=desk.unsent,
+                witness=plan.witness,
+            )
         except Exception as exc:
             # A fault of ours. What was executed is on this machine, so the job says where rather than that it failed.
-            text = _say_pending(plan, exc)
+            text = closing.say_pending(
+                plan.connection, plan.secrets, plan.run, plan.payload.job, exc, brief=False
+            )
             raise ExecutionError(
-                f"run {plan.run}: {text} ({type(exc).__name__}; kept in {plan.folder})"
+                f"run {plan.run}: {text} ({type(exc).__name__}; kept in {journal.folder})"
             ) from exc
 
 
-def _at_the_door(
-    plan: Plan, interrupts: Interrupts, on_start: Callable[[Execution], None] | None
-) -> tuple[Desk, Outcome]:
-    with tempfile.TemporaryDirectory(prefix="lsnb-", dir=socket_folder()) as sockets:
-        keys = {
-            "key_user": plan.connection.settings.key_user,
-            "key_root": plan.connection.settings.key_root or "",
-        }
-        desk = Desk(
-            plan.connection,
-            run=plan.run,
-            job=plan.payload.job,
-            api={**plan.payload.api, **keys},
-            log=plan.folder / "events.jsonl",
-            secrets=plan.secrets,
+# Before the first cell ------------------------------------------------------------------------------------------
+
+
+def _facts(plan: Plan, started: datetime) -> Facts:
+    from importlib.metadata import version
+
+    payload, function, connection = plan.payload, plan.function, plan.connection
+    stored = payload.replace(api=_parameters(plan)[function.payload_name]["api"]).to_dict()
+    versions = {name: version(name) for name in ("libsafe-nb", "papermill", "nbclient", "ipykernel")}
+    known = {
+        "trigger": payload.trigger,
+        "function": {
+            "id": payload.function_id,
+            "key": payload.function_key,
+            "name": Path(function.name).name,
+            **described(function.metadata, Path(function.name).stem),
+            "notebook_sha256": function.sha256,
+            "code_sha256": function.code_sha256,
+            "substitutions": [dataclasses.asdict(each) for each in function.substitutions],
+        },
+        "agent": {"user": {"id": payload.user}, "runner": versions},
+        "payload": stored,
+        "secrets": [
+            {"name": name, "via": "kernel"}
+            for name in [*(each for each in connection.secrets() if each.startswith("key_")), *plan.supplied]
+        ],
+        "image": os.environ.get(environment.IMAGE),
+        "s3": connection.s3.endpoint,
+        "replay_of": dict(plan.replay.origin) if plan.replay else None,
+    }
+    clean = redact_document(plan.secrets, record.plain(known)).data
+    assert connection.settings.url is not None
+    return Facts(
+        run=plan.run,
+        container=payload.container,
+        job=payload.job,
+        function=payload.function_key or Path(function.name).stem,
+        notebook=Path(function.name).name,
+        url=connection.settings.url,
+        platform=connection.platform_file,
+        host=socket.gethostname(),
+        started=record.timestamp(started),
+        files=plan.files,
+        record=clean,
+    )
+
+
+def _begin(plan: Plan, facts: Facts) -> Journal:
+    """The run's folder, with all in it that a recovery would need."""
+    import nbformat
+
+    journal = Journal.create(plan.folder)
+    try:
+        facts.write(journal.folder)
+        atomic.write_text(journal.folder / "in.ipynb", nbformat.writes(plan.function.node))
+        (journal.folder / "work").mkdir(mode=0o700)
+        journal.write("begun", **ProcessId.of(os.getpid()).as_dict())
+    except BaseException:
+        journal.remove()
+        raise
+    return journal
+
+
+def _with_job(plan: Plan, journal: Journal, sockets: Path) -> Plan:
+    """The plan with its job; a new one is asked for under a key, so that a recovery finds the same."""
+    job = plan.payload.job
+    if not job:
+        job = plan.connection.client.create_job(
+            plan.payload.container,
+            name=Path(plan.function.name).name,
+            function_key=plan.payload.function_key or None,
+            idempotency_key=closing.key(plan.run, "job"),
+        )["id"]
+    with contextlib.suppress(OSError):
+        # Tried again where a full disk is told to the job: here, the job would be lost with this process.
+        journal.write("job", job=job, sockets=str(sockets))
+    return dataclasses.replace(plan, payload=plan.payload.replace(job=job))
+
+
+def _announce(plan: Plan, started: datetime) -> None:
+    """The start record, before cell 1: a run whose machine is lost is known by it."""
+    client, job = plan.connection.client, plan.payload.job
+    body = {
+        "schema": "libsafe-nb-started/1",
+        "run": plan.run,
+        "job": job,
+        "container": plan.payload.container,
+        "function": {
+            "key": plan.payload.function_key,
+            "name": Path(plan.function.name).name,
+            "notebook_sha256": plan.function.sha256,
+        },
+        "started": record.timestamp(started),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "lease_seconds": lease.FIRST,
+    }
+    evidence.put_once(
+        plan.connection.storage, plan.payload.container, lease.path(plan.run), record.canonical(body)
+    )
+    client.update_job(job, status="RUNNING", idempotency_key=closing.key(plan.run, "running"))
+    for number, warning in enumerate(plan.warnings):
+        client.message(
+            job, warning, type="WARNING", idempotency_key=closing.key(plan.run, f"warning-{number}")
         )
-        with contextlib.closing(desk):
-            door = Path(sockets) / "door"
-            with Door(door, desk.answer), _awake(plan.connection):
-                return desk, _execute(plan, desk, door, interrupts, on_start)
+
+
+# The cells ------------------------------------------------------------------------------------------------------
+
+
+def _at_the_door(
+    course: _Course, journal: Journal, started: datetime, sockets: Path
+) -> tuple[Desk, Outcome, bytes]:
+    """Execute, with the kernel's keys and messages going through the door; what came of it, and the notebook."""
+    plan = course.plan
+    keys = {
+        "key_user": plan.connection.settings.key_user,
+        "key_root": plan.connection.settings.key_root or "",
+    }
+    desk = Desk(
+        plan.connection,
+        run=plan.run,
+        job=plan.payload.job,
+        api={**plan.payload.api, **keys},
+        params=plan.supplied,
+        log=journal.folder / "events.jsonl",
+        secrets=plan.secrets,
+        replay=plan.replay,
+    )
+    with contextlib.closing(desk):
+        door = sockets / "door"
+        try:
+            course.interrupts.check()
+            if not journal.job:
+                journal.write("job", job=plan.payload.job, sockets=str(sockets))
+            _announce(plan, started)
+            course.interrupts.check()
+            journal.write("started")
+            with Door(door, desk.answer), lease.kept(plan.connection, plan.payload.container, plan.run):
+                outcome = _execute(course, journal, desk, door)
+        except Exception as exc:
+            course.interrupts.finishing = True
+            # Whatever it is, there is a job, and it is told and closed like any other.
+            course.fault = exc
+            outcome = course.execution.outcome or _not_executed(plan, exc)
+        course.interrupts.finishing = True
+        executed = _executed(course, journal, outcome)
+    with contextlib.suppress(OSError):
+        journal.write(
+            "executed",
+            outcome=dataclasses.asdict(outcome),
+            verdict=desk.verdict,
+            redactions=[dataclasses.asdict(each) for each in _redactions(course)],
+        )
+    return desk, outcome, executed
 
 
 def socket_folder() -> str:
@@ -186,82 +440,46 @@ def socket_folder() -> str:
     )
 
 
-@contextlib.contextmanager
-def _awake(connection: Connection) -> Iterator[None]:
-    """Keep the local platform from ending during a long cell that asks nothing of it."""
-    ended = threading.Event()
-
-    def knock() -> None:
-        while not ended.wait(AWAKE_EVERY):
-            with contextlib.suppress(LibsafeError):
-                # Not `health`: anybody may ask that, so the platform does not take it for work.
-                connection.client.me()
-
-    thread = threading.Thread(target=knock, name="awake", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _announce(plan: Plan, started: datetime) -> None:
-    """The start record, before cell 1: a run whose machine is lost is known by it."""
-    client = plan.connection.client
-    body = {
-        "schema": "libsafe-nb-started/1",
-        "run": plan.run,
-        "job": plan.payload.job,
-        "container": plan.payload.container,
-        "function": {"key": plan.payload.function_key, "notebook_sha256": plan.function.sha256},
-        "started": record.timestamp(started),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-    }
-    path = f"provenance/started/{plan.run}.json"
-    evidence.put_once(plan.connection.storage, plan.payload.container, path, record.canonical(body))
-    client.update_job(plan.payload.job, status="RUNNING")
-    for warning in plan.warnings:
-        client.message(plan.payload.job, warning, type="WARNING")
-
-
-def _execute(
-    plan: Plan, desk: Desk, door: Path, interrupts: Interrupts, on_start: Callable[[Execution], None] | None
-) -> Outcome:
+def _execute(course: _Course, journal: Journal, desk: Desk, door: Path) -> Outcome:
     # Imported here: papermill costs most of a second.
-    import nbformat
     import papermill
 
-    from libsafe_nb.execution import Execution
-    from libsafe_nb.redact.live import LiveFilter
-
-    work = plan.folder / "work"
-    work.mkdir(mode=0o700)
+    plan, execution = course.plan, course.execution
     # It warns of parameters that it cannot see in the cell; ours were checked, and stderr is the user's.
-    papermill.utils.logger.setLevel("ERROR")
-    source = plan.folder / "in.ipynb"
-    atomic.write_text(source, nbformat.writes(plan.function.node))
+    papermill.log.logger.setLevel("ERROR")
     fill = (
         "__import__('libsafe_nb.compat.keys', fromlist=['fill']).fill("
         f"globals(), {str(door)!r}, {desk.nonce!r}, {plan.function.payload_name!r})"
     )
-    execution = Execution(
-        limits=plan.limits,
-        save_to=plan.folder / "executed.ipynb",
-        cwd=work,
-        env={**kernels.environment(), VARIABLE: str(door)},
-        after_parameters=(lambda: fill) if plan.function.language == "python" else None,
-        output_filter=LiveFilter(plan.secrets),
-        on_cell=plan.on_cell,
-    )
-    interrupts.execution = execution
-    if on_start:
-        on_start(execution)
+
+    def on_kernel(pid: int) -> None:
+        # It may have ended already, or the disk be full: neither is a reason to stop here.
+        with contextlib.suppress(ProcessLookupError, OSError):
+            journal.write("kernel", **ProcessId.of(pid).as_dict())
+
+    def on_cell(state: CellState) -> None:
+        desk.cell(state)
+        if plan.on_cell is not None:
+            plan.on_cell(state)
+
+    execution.save_to = journal.folder / "executed.ipynb"
+    execution.cwd = journal.folder / "work"
+    execution.env = {**kernels.environment(), VARIABLE: str(door)}
+    if plan.replay is not None and plan.replay.stub:
+        # In the environment, so that cells before the payload's and processes that a cell starts change nothing either.
+        execution.env[STUB] = "1"
+    execution.after_parameters = (lambda: fill) if plan.function.language == "python" else None
+    execution.output_filter = LiveFilter(plan.secrets)
+    execution.on_kernel = on_kernel
+    execution.on_cell = on_cell
+    course.interrupts.execution = execution
+    course.interrupts.check()
+    if course.on_start:
+        course.on_start(course.run)
     # The engine keeps the outcome, and papermill's own exception would say less.
     with contextlib.suppress(papermill.exceptions.PapermillException, LibsafeError):
         papermill.execute_notebook(
-            str(source),
+            str(journal.folder / "in.ipynb"),
             None,
             parameters=_parameters(plan),
             engine_name="libsafe",
@@ -274,6 +492,47 @@ def _execute(
     return execution.outcome
 
 
+def _redactions(course: _Course) -> list[Redaction]:
+    """What the live filter replaced; nothing where no cell ran."""
+    found = course.execution.output_filter
+    return found.redactions if isinstance(found, LiveFilter) else []
+
+
+def _not_executed(plan: Plan, exc: Exception) -> Outcome:
+    """The outcome of a run that was given up before its first cell."""
+    from libsafe_nb.account import ended_before_it_began
+
+    status: RunStatus = "errored"
+    cause = "internal"
+    if isinstance(exc, RunCancelled):
+        status, cause = "cancelled", "terminated" if exc.exit_code == 143 else "interrupted"
+    elif isinstance(exc, (Unreachable, StorageUnreachable)):
+        cause = "platform-unreachable"
+    error: dict[str, str | None] = {
+        "type": type(exc).__name__,
+        "message": plan.secrets.clean(f"the run could not start: {exc}"),
+        "cell_id": None,
+    }
+    return ended_before_it_began(plan.function.node, status=status, cause=cause, error=error)
+
+
+def _executed(course: _Course, journal: Journal, outcome: Outcome) -> bytes:
+    """
+    The notebook's bytes: as the engine saved them; from memory where it could not (the disk is full, or the folder
+    gone); as it was given where nothing was executed.
+    """
+    saved = journal.folder / "executed.ipynb"
+    if outcome.cause != "save":
+        with contextlib.suppress(OSError):
+            return saved.read_bytes()
+    import nbformat
+
+    from libsafe_nb.saving import encode
+
+    node = course.execution.notebook or course.plan.function.node
+    return encode(nbformat.v4.writes(node))
+
+
 def _parameters(plan: Plan) -> dict[str, Any]:
     """What papermill injects: the payload with placeholders for keys, and the typed parameters that were given."""
     names = {"key_user", "key_root", *plan.payload.api} - {"url"}
@@ -284,170 +543,3 @@ def _parameters(plan: Plan) -> dict[str, Any]:
         if not declared.in_payload and name in plan.payload.params
     }
     return {plan.function.payload_name: plan.payload.replace(api=api).to_dict(), **own}
-
-
-# After the last cell --------------------------------------------------------------------------------------------
-
-
-def _finish(
-    plan: Plan, journal: Journal, desk: Desk, outcome: Outcome, started: datetime, began: float
-) -> Run:
-    status = "failed" if outcome.status == "completed" and desk.verdict is False else outcome.status
-    function_key = plan.payload.function_key or Path(plan.function.name).stem
-    prefix = evidence.folder(function=function_key, started=started, job=plan.payload.job)
-    executed = _executed(plan)
-    scraps = _scraps(executed)
-    body = _record(plan, desk, outcome, status=status, started=started, executed=executed)
-    target = plan.folder / "evidence"
-    files = {"executed.ipynb": executed, "record.json": _scrubbed(plan, record.canonical(body))}
-    evidence.freeze(target, files)
-    journal.write("frozen", prefix=prefix, names=list(files), status=status)
-    error = dict(outcome.error) if outcome.error else None
-    result = Run(
-        run=plan.run,
-        job=plan.payload.job,
-        container=plan.payload.container,
-        status=status,
-        error=error,
-        evidence=f"libsafe://{plan.payload.container}/{prefix}/",
-        seconds=time.monotonic() - began,
-        scraps=scraps,
-        cause=outcome.cause or "",
-        exit_code=143 if outcome.cause == "terminated" else EXIT_CODES[status],
-    )
-    try:
-        evidence.store(plan.connection.storage, plan.payload.container, prefix, target, list(files))
-        journal.write("stored")
-        _end(plan, result)
-    except (StorageError, PlatformError) as exc:
-        return _pending(plan, result, exc)
-    journal.write("ended")
-    journal.close()
-    shutil.rmtree(plan.folder, ignore_errors=True)
-    return dataclasses.replace(result, seconds=time.monotonic() - began)
-
-
-def _executed(plan: Plan) -> bytes:
-    """The notebook as the engine left it, without this machine's paths; as it was given where no kernel started."""
-    saved = plan.folder / "executed.ipynb"
-    node = json.loads((saved if saved.exists() else plan.folder / "in.ipynb").read_bytes())
-    node["metadata"].setdefault("papermill", {})["input_path"] = Path(plan.function.name).name
-    return _scrubbed(plan, json.dumps(node, ensure_ascii=False, indent=1).encode() + b"\n")
-
-
-def _end(plan: Plan, result: Run) -> None:
-    """Say what happened to the job and close it, unless it is closed already (the vendor's library does so)."""
-    from libsafe_nb.redact.values import redact_value
-
-    client, scrub = plan.connection.client, plan.secrets.clean
-    if result.error:
-        client.message(result.job, scrub(describe(result.error)), type="ERROR")
-    if result.scraps:
-        client.message(result.job, scrub(json.dumps({"scraps": result.scraps}, default=str)))
-    client.message(result.job, f"evidence: {result.evidence}")
-    if client.job(result.job)["status"] in ("QUEUED", "RUNNING"):
-        outcome, _ = redact_value(result.to_json(), plan.secrets)
-        client.update_job(result.job, status=JOB_STATUS.get(result.status, "FAILED"), result=outcome)
-
-
-def _pending(plan: Plan, result: Run, exc: LibsafeError) -> Run:
-    """The evidence is safe on this machine but not in the container; the job stays RUNNING and says so."""
-    text = f"{_say_pending(plan, exc)} (kept in {plan.folder})"
-    error = {"type": type(exc).__name__, "message": text, "cell_id": None}
-    return dataclasses.replace(result, evidence=None, error=error, exit_code=3)
-
-
-def _say_pending(plan: Plan, exc: Exception) -> str:
-    text = plan.secrets.clean(f"evidence pending on {socket.gethostname()}: {exc}")
-    with contextlib.suppress(PlatformError):
-        plan.connection.client.message(plan.payload.job, text, type="WARNING")
-    return text
-
-
-def _close_job(plan: Plan, status: str, *, message: str) -> None:
-    """Best effort: the error that led here matters more than one more."""
-    client = plan.connection.client
-    with contextlib.suppress(LibsafeError):
-        client.message(plan.payload.job, plan.secrets.clean(message), type="ERROR")
-        client.update_job(plan.payload.job, status=status)
-
-
-def _record(
-    plan: Plan, desk: Desk, outcome: Outcome, *, status: str, started: datetime, executed: bytes
-) -> dict[str, Any]:
-    import platform
-    from importlib.metadata import version
-
-    payload = plan.payload.replace(api=_parameters(plan)[plan.function.payload_name]["api"]).to_dict()
-    versions = {name: version(name) for name in ("libsafe-nb", "papermill", "nbclient", "ipykernel")}
-    body = {
-        "schema": record.SCHEMA,
-        "id": f"urn:uuid:{plan.run}",
-        "job": {"id": plan.payload.job},
-        "container": {"id": plan.payload.container},
-        "trigger": plan.payload.trigger,
-        "function": {
-            "id": plan.payload.function_id,
-            "key": plan.payload.function_key,
-            "name": Path(plan.function.name).name,
-            "notebook_sha256": plan.function.sha256,
-            "code_sha256": plan.function.code_sha256,
-            "substitutions": [dataclasses.asdict(each) for each in plan.function.substitutions],
-        },
-        "agent": {"user": {"id": plan.payload.user}, "runner": versions},
-        "payload": record.plain(payload),
-        "payload_sha256": record.digest(record.canonical(record.plain(payload))),
-        "secrets": [
-            {"name": name, "via": "kernel"} for name in plan.connection.secrets() if name.startswith("key_")
-        ],
-        "started": record.timestamp(started),
-        "ended": record.timestamp(datetime.now(UTC)),
-        "clock": "host, not attested",
-        "status": status,
-        "cause": outcome.cause,
-        "error": outcome.error,
-        "job_result": desk.verdict,
-        "inputs": record.inputs(desk.events, plan.files),
-        "outputs": record.outputs(desk.events),
-        "files": record.files(desk.events, [each["id"] for each in plan.files]),
-        "platform_writes": record.platform_writes(desk.events),
-        "cells": [dataclasses.asdict(each) for each in outcome.cells],
-        "messages": [event for event in desk.events if event.get("kind") == "message"],
-        "env": {
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "kernel": outcome.kernel,
-        },
-        "notebook": {"path": "executed.ipynb", "sha256": record.digest(executed), "size": len(executed)},
-        "truncated": outcome.truncated,
-        "not_captured": record.NOT_CAPTURED,
-    }
-    found: dict[str, Any] = record.plain(body)
-    return found
-
-
-def _scraps(executed: bytes) -> dict[str, Any]:
-    """Values that the notebook glued with scrapbook, by name, read from the MIME bundles of its outputs."""
-    found: dict[str, Any] = {}
-    for cell in json.loads(executed)["cells"]:
-        for output in cell.get("outputs", []):
-            for kind, scrap in output.get("data", {}).items():
-                # One MIME type an encoder: application/scrapbook.scrap.json+json, …text+json, ….
-                if (
-                    kind.startswith("application/scrapbook.scrap.")
-                    and isinstance(scrap, dict)
-                    and "name" in scrap
-                ):
-                    found[str(scrap["name"])] = scrap.get("data")
-    return found
-
-
-# Keys stay out --------------------------------------------------------------------------------------------------
-
-
-def _scrubbed(plan: Plan, data: bytes) -> bytes:
-    """A JSON document without the secrets; its bytes stay as they are where there is none in it."""
-    from libsafe_nb.redact.values import redact_value
-
-    clean, found = redact_value(json.loads(data), plan.secrets)
-    return json.dumps(clean, ensure_ascii=False, indent=1).encode() if found else data

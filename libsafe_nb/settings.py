@@ -26,6 +26,8 @@ NAMES = (
     "LIBSAFE_S3_ACCESS_KEY",
     "LIBSAFE_S3_SECRET_KEY",
     "LIBSAFE_S3_REGION",
+    "LIBSAFE_SIGN_KEY",
+    "LIBSAFE_TSA_URL",
     "LIBSAFE_NB_HOME",
 )
 
@@ -44,7 +46,7 @@ class S3Settings:
 @dataclass(frozen=True)
 class Settings:
     """
-    A platform and the keys to it.
+    A platform and the keys to it, and who attests what is recorded there.
 
     Attributes
     ----------
@@ -52,6 +54,13 @@ class Settings:
         Base of the REST API, always ending in `/api`; None when no platform is configured.
     source
         `environment`, `config.toml` or the path of the `platform.json` that was read.
+    sign_key
+        File of the private key that signs each link of a container's chain; None: nothing is signed.
+    tsa_url
+        Time-stamp authority (RFC 3161) that stamps each link; None: nothing is stamped. It may hold a password.
+
+    A `platform.json` tells neither of the two: settings made from one, and given in Python, sign with what is put into
+    them (`dataclasses.replace`).
     """
 
     url: str | None
@@ -60,6 +69,8 @@ class Settings:
     s3: S3Settings | None
     home: Path
     source: str
+    sign_key: Path | None = None
+    tsa_url: str | None = field(default=None, repr=False)
 
     @property
     def configured(self) -> bool:
@@ -103,7 +114,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     Settings from the environment, each missing one from `config.toml`.
 
     `config.toml` holds the same names in lower case without the prefix: `url`, `key_user`, `key_root`,
-    `s3_endpoint`, `s3_bucket`, `s3_access_key`, `s3_secret_key`, `s3_region`.
+    `s3_endpoint`, `s3_bucket`, `s3_access_key`, `s3_secret_key`, `s3_region`, `sign_key`, `tsa_url`.
 
     Raises
     ------
@@ -120,7 +131,18 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         s3=_s3(values),
         home=home(environ),
         source=source,
+        sign_key=Path(values["sign_key"]).expanduser().absolute() if values.get("sign_key") else None,
+        tsa_url=values.get("tsa_url"),
     )
+
+
+def known(environ: Mapping[str, str] = os.environ) -> Settings | None:
+    """The configured platform, else the local one in the home if it runs; None where there is neither; none is started."""
+    found = load(environ)
+    if found.configured:
+        return found
+    path = found.home / "platform" / "platform.json"
+    return from_platform_file(path) if path.exists() else None
 
 
 def from_platform_file(path: Path) -> Settings:

@@ -2,7 +2,8 @@
 A platform's S3 storage: one bucket, keys `{container}/{path}`.
 
 Only what a plain user may do is used: no bucket is listed or created, and a container's objects are found by
-their prefix. Writes can be conditional, and one whose answer was lost is settled by looking at what is stored.
+their prefix. Writes can be conditional, and one whose answer was lost is settled by looking at what is stored: it is
+repeated only if it did not act, so an outage leaves no second version. How a call is repeated is in `s3wire.py`.
 """
 
 from __future__ import annotations
@@ -10,21 +11,26 @@ from __future__ import annotations
 import hashlib
 import mimetypes
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from libsafe_nb import s3wire
 from libsafe_nb.digests import digest
-from libsafe_nb.errors import ObjectNotFound, PreconditionFailed, UsageError
+from libsafe_nb.errors import ObjectNotFound, PreconditionFailed, StorageError, UsageError
 from libsafe_nb.multipart import Upload
 from libsafe_nb.objects import ObjectInfo, ObjectVersion, Stored
 from libsafe_nb.objectstream import ObjectStream, Observer, Opened, Source
+from libsafe_nb.patience import BUDGET, Patience
 from libsafe_nb.settings import S3Settings
 
 __all__ = ["ObjectInfo", "ObjectStream", "ObjectVersion", "Storage", "Stored"]
 
 COPY = 8 * 1024 * 1024
+
+_NEXT_OBJECT = {"NextContinuationToken": "ContinuationToken"}
+_NEXT_VERSION = {"NextKeyMarker": "KeyMarker", "NextVersionIdMarker": "VersionIdMarker"}
 
 _TYPES = {".ipynb": "application/x-ipynb+json", ".jsonl": "application/jsonl", ".md": "text/markdown"}
 
@@ -36,10 +42,17 @@ class Storage:
     `container` is its id and `path` the object's path in it, with or without the leading slash. A path with an
     empty or dot segment is refused (`UsageError`) before anything is sent: servers disagree on what it means.
     All methods raise the `StorageError`s of `errors.py`.
+
+    Parameters
+    ----------
+    budget
+        Seconds in which a request of a call is repeated while the storage does not answer, or answers what is no
+        answer. A try that has begun is let end: 60 s after its last byte at most.
     """
 
-    def __init__(self, settings: S3Settings) -> None:
+    def __init__(self, settings: S3Settings, *, budget: float = BUDGET) -> None:
         self.settings = settings
+        self.budget = budget
         self.bucket = settings.bucket
         self._made: Any = None
         self._making = threading.Lock()
@@ -48,7 +61,7 @@ class Storage:
         return f"Storage({self.settings.endpoint or 'AWS'!r}, bucket {self.bucket!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Storage, (self.settings,)
+        return partial(Storage, budget=self.budget), (self.settings,)
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
@@ -102,9 +115,23 @@ class Storage:
             arguments["IfNoneMatch"] = "*"
         if if_match is not None:
             arguments["IfMatch"] = s3wire.quoted(if_match)
+        conditional = if_none_match or if_match is not None
+
+        def settle(again: dict[str, Any]) -> Mapping[str, Any] | None:
+            found = self._current(container, path)
+            if found is not None and _is(found, again):
+                return _answer(found)
+            # The lost try may still be under way: this one acts only if it did not.
+            for condition in ("IfNoneMatch", "IfMatch"):
+                again.pop(condition, None)
+            again.update({"IfNoneMatch": "*"} if found is None else {"IfMatch": s3wire.quoted(found.etag)})
+            return None
+
         try:
-            with self.errors(key):
-                answer = self.connected.put_object(Bucket=self.bucket, Key=key, Body=data, **arguments)
+            # The condition itself keeps a conditional put from acting twice.
+            answer = self.call(
+                "put_object", key, Body=data, **arguments, settle=None if conditional else settle
+            )
         except PreconditionFailed:
             found = self._equal(container, path, data, sha256)
             if found is None:
@@ -160,16 +187,28 @@ class Storage:
 
     def delete(self, container: str, path: str) -> None:
         """Delete; on a versioned bucket the older versions stay. Nothing there is no error."""
-        key = self.key(container, path)
-        with self.errors(key):
-            self.connected.delete_object(Bucket=self.bucket, Key=key)
+
+        def settle(again: dict[str, Any]) -> Mapping[str, Any] | None:
+            # A second delete would leave a second delete marker.
+            return {} if self._current(container, path) is None else None
+
+        self.call("delete_object", self.key(container, path), settle=settle)
 
     # Reading
 
     def get(self, container: str, path: str, *, version_id: str | None = None) -> bytes:
-        """The whole object in memory."""
+        """
+        The whole object in memory.
+
+        Raises
+        ------
+        StorageError
+            The digest stored with the object is another one than that of its bytes.
+        """
         with self.open(container, path, version_id=version_id) as stream:
-            return stream.read()
+            data = stream.read()
+            self._check_digest(stream, hashlib.sha256(data).hexdigest())
+            return data
 
     def download(self, container: str, path: str, target: Path, *, version_id: str | None = None) -> Stored:
         """
@@ -181,16 +220,17 @@ class Storage:
             The digest stored with the object is another one than that of its bytes.
         """
         sha256 = hashlib.sha256()
-        partial = target.with_name(f".{target.name}.{threading.get_ident()}.part")
+        part = target.with_name(f".{target.name}.{threading.get_ident()}.part")
         with self.open(container, path, version_id=version_id) as stream:
             try:
-                with partial.open("wb") as file:
+                with part.open("wb") as file:
                     while block := stream.read(COPY):
                         sha256.update(block)
                         file.write(block)
-                partial.replace(target)
+                self._check_digest(stream, sha256.hexdigest())
+                part.replace(target)
             finally:
-                partial.unlink(missing_ok=True)
+                part.unlink(missing_ok=True)
             return Stored(
                 container,
                 _plain(path),
@@ -230,17 +270,15 @@ class Storage:
             if etag is not None:
                 arguments["IfMatch"] = s3wire.quoted(etag)
             # An object that is gone or replaced since it was opened is a changed one, not a missing one.
-            with self.errors(key, opened=etag):
-                answer = self.connected.get_object(Bucket=self.bucket, Key=key, **arguments)
-            return s3wire.opened(answer, start, key)
+            return s3wire.opened(self.call("get_object", key, opened=etag, **arguments), start, key)
 
-        return ObjectStream(Source(f"{self.bucket}/{key}", open_at, s3wire.take), observer=observer)
+        source = Source(f"{self.bucket}/{key}", open_at, s3wire.take, self.budget)
+        return ObjectStream(source, observer=observer)
 
     def head(self, container: str, path: str, *, version_id: str | None = None) -> ObjectInfo:
         key = self.key(container, path)
-        arguments = {} if version_id is None else {"VersionId": version_id}
-        with self.errors(key):
-            answer = self.connected.head_object(Bucket=self.bucket, Key=key, **arguments)
+        arguments: dict[str, Any] = {} if version_id is None else {"VersionId": version_id}
+        answer = self.call("head_object", key, **arguments)
         return ObjectInfo(
             container=container,
             path=_plain(path),
@@ -252,10 +290,17 @@ class Storage:
             metadata=answer.get("Metadata", {}),
         )
 
-    def list(self, container: str, prefix: str = "") -> Iterator[ObjectInfo]:
-        """The current objects of a container whose path begins with `prefix`, by path, a page at a time."""
-        for page in self._pages("list_objects_v2", container, prefix):
-            for each in page.get("Contents", ()):
+    def list(
+        self, container: str, prefix: str = "", *, after: str = "", page: int = 1000
+    ) -> Iterator[ObjectInfo]:
+        """
+        The current objects of a container whose path begins with `prefix`, by path.
+
+        `after` begins behind that path; `page` is how many are asked for at once.
+        """
+        start = {"StartAfter": self.key(container, after)} if after else {}
+        for found in self._pages("list_objects_v2", container, prefix, _NEXT_OBJECT, start, page):
+            for each in found.get("Contents", ()):
                 yield ObjectInfo(
                     container=container,
                     path=each["Key"].partition("/")[2],
@@ -264,11 +309,18 @@ class Storage:
                     last_modified=each["LastModified"],
                 )
 
-    def versions(self, container: str, prefix: str = "") -> Iterator[ObjectVersion]:
-        """Every version and delete marker, by path; of one path within one page of 1,000 the newest first."""
-        for page in self._pages("list_object_versions", container, prefix):
-            found = [(each, False) for each in page.get("Versions", ())]
-            found += [(each, True) for each in page.get("DeleteMarkers", ())]
+    def versions(
+        self, container: str, prefix: str = "", *, after: str = "", page: int = 1000
+    ) -> Iterator[ObjectVersion]:
+        """
+        Every version and delete marker, by path; of one path within one page the newest first.
+
+        `after` begins behind that path; `page` is how many are asked for at once.
+        """
+        start = {"KeyMarker": self.key(container, after)} if after else {}
+        for part in self._pages("list_object_versions", container, prefix, _NEXT_VERSION, start, page):
+            found = [(each, False) for each in part.get("Versions", ())]
+            found += [(each, True) for each in part.get("DeleteMarkers", ())]
             # Newest first within a path, by two stable sorts.
             found.sort(key=lambda pair: pair[0]["LastModified"], reverse=True)
             found.sort(key=lambda pair: (pair[0]["Key"], not pair[0].get("IsLatest", False)))
@@ -284,12 +336,12 @@ class Storage:
                     deleted=deleted,
                 )
 
+    def age(self, container: str, path: str) -> float:
+        """Seconds since the object was stored, by the clock of the storage; 0.0 where it does not tell its time."""
+        return s3wire.age(self.call("head_object", self.key(container, path)))
+
     def exists(self, container: str, path: str) -> bool:
-        try:
-            self.head(container, path)
-        except ObjectNotFound:
-            return False
-        return True
+        return self._current(container, path) is not None
 
     def key(self, container: str, path: str) -> str:
         """
@@ -327,22 +379,78 @@ class Storage:
                 self._made = s3wire.connect(self.settings)
             return self._made
 
-    def errors(self, key: str, *, opened: str | None = None) -> s3wire.Boundary:
-        """Within it, boto3's errors about `key` become ours; `opened` is the etag of a stream's object."""
-        return s3wire.Boundary(self.settings.endpoint, self.bucket, key, opened)
+    def call(
+        self,
+        operation: str,
+        key: str | None,
+        *,
+        opened: str | None = None,
+        settle: Callable[[dict[str, Any]], Mapping[str, Any] | None] | None = None,
+        stop: threading.Event | None = None,
+        budget: float | None = None,
+        **arguments: Any,
+    ) -> Mapping[str, Any]:
+        """
+        One of boto3's operations on this bucket, repeated as `s3wire.Call` says, with our errors.
 
-    def _pages(self, call: str, container: str, prefix: str) -> Iterator[Any]:
+        `key` is None for a listing. `opened` is the etag of a stream's object, which says what a missing one means.
+        """
+        patience = Patience(self.budget if budget is None else budget)
+        arguments |= {"Bucket": self.bucket} if key is None else {"Bucket": self.bucket, "Key": key}
+        name = key or arguments.get("Prefix", "")
+        with s3wire.Boundary(self.settings.endpoint, self.bucket, name, opened, patience):
+            send = getattr(self.connected, operation)
+            # Making the client took up to a second.
+            patience.begin()
+            return s3wire.Call(operation, send, arguments, patience, settle, stop or threading.Event()).run()
+
+    def _pages(
+        self,
+        operation: str,
+        container: str,
+        prefix: str,
+        following: Mapping[str, str],
+        start: Mapping[str, Any],
+        size: int,
+    ) -> Iterator[Mapping[str, Any]]:
+        """
+        Pages of at most `size` each.
+
+        `start` are the arguments of the first page that say where it begins; `following` tells which fields of a page
+        are which such arguments of the next.
+        """
         if not container or "/" in container:
             raise UsageError(f"container {container!r}: expected an id")
-        key = f"{container}/{prefix.removeprefix('/')}"
-        with self.errors(key):
-            yield from self.connected.get_paginator(call).paginate(Bucket=self.bucket, Prefix=key)
+        below = f"{container}/{prefix.removeprefix('/')}"
+        place = dict(start)
+        while True:
+            # Page by page, and not by boto3's paginator: each is a call of its own, with its own budget.
+            page = self.call(operation, None, Prefix=below, MaxKeys=size, **place)
+            yield page
+            before, place = place, {to: page[name] for name, to in following.items() if page.get(name)}
+            # The same place twice would page for ever.
+            if not page["IsTruncated"] or not place or place == before:
+                return
+
+    def _check_digest(self, stream: ObjectStream, found: str) -> None:
+        if stream.sha256 is not None and stream.sha256 != found:
+            raise StorageError(
+                f"{stream.name}: expected the bytes that were stored (sha256 {stream.sha256[:12]}…),"
+                f" found others ({found[:12]}…)",
+                bucket=self.bucket,
+                key=stream.name.partition("/")[2],
+            )
+
+    def _current(self, container: str, path: str) -> ObjectInfo | None:
+        try:
+            return self.head(container, path)
+        except ObjectNotFound:
+            return None
 
     def _hashes_to_compare(self, container: str, path: str) -> dict[str, Any]:
         """What is stored at `path`: its size, and whether its etag can be compared with an MD5; empty for none."""
-        try:
-            found = self.head(container, path)
-        except ObjectNotFound:
+        found = self._current(container, path)
+        if found is None:
             return {}
         known: dict[str, Any] = {"size": found.size}
         if "sha256" not in found.metadata and s3wire.is_md5(found.etag):
@@ -351,11 +459,8 @@ class Storage:
 
     def _same(self, container: str, path: str, size: int, sha256: str, md5: str | None) -> ObjectInfo | None:
         """The stored object, if its bytes have this size and these digests."""
-        try:
-            found = self.head(container, path)
-        except ObjectNotFound:
-            return None
-        if found.size != size:
+        found = self._current(container, path)
+        if found is None or found.size != size:
             return None
         if "sha256" in found.metadata:
             return found if found.metadata["sha256"] == sha256 else None
@@ -370,6 +475,18 @@ class Storage:
     def _equal(self, container: str, path: str, data: bytes, sha256: str) -> ObjectInfo | None:
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         return self._same(container, path, len(data), sha256, md5)
+
+
+def _is(found: ObjectInfo, put: Mapping[str, Any]) -> bool:
+    """Whether an object is what a put with these arguments leaves: its type, and its metadata with the digest."""
+    wanted = {name.lower(): value.strip() for name, value in put["Metadata"].items()}
+    known = {name.lower(): value for name, value in found.metadata.items()}
+    return (found.size, found.content_type, known) == (len(put["Body"]), put["ContentType"], wanted)
+
+
+def _answer(found: ObjectInfo) -> dict[str, Any]:
+    """What the lost answer of the write said that left `found`."""
+    return {"ETag": found.etag, "VersionId": found.version_id}
 
 
 def _plain(path: str) -> str:

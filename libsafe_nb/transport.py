@@ -3,6 +3,13 @@ One HTTP exchange with the platform, repeated where that is safe, until its answ
 
 The protocol is the envelope `{"success": true, "result": …}`. HTTP 200 alone proves nothing: real clients have
 seen `{"success": false, "msg": …}` inside it (platform.md 1.1), and proxies answer 200 with a page of HTML.
+
+What is not certain is one of four doubts, and each is worth its own patience:
+
+    UNRECEIVED   refused, 429, 503                 anything is sent again, until the budget is used up
+    LOST         reset, cut short, time-out, 5xx   what is repeatable, until the budget is used up
+    GARBAGE      200 that is not the protocol      what is repeatable, 6 times in all: about 3 s
+    REFUSED      200 with `success: false`         what is repeatable, 3 times in all, at once
 """
 
 from __future__ import annotations
@@ -11,6 +18,7 @@ import json as jsonlib
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
@@ -19,24 +27,41 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError, InvalidHeader
-from urllib3.util.retry import Retry
+from urllib3.exceptions import HTTPError
 
 from libsafe_nb import errors
+from libsafe_nb.patience import BUDGET, LONGEST, Patience, retry_after
 
 SAFE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 """Methods that may be repeated: twice is the same as once."""
 
-BUSY = frozenset({429, 502, 503, 504})
-"""Answers that say "not now"; repeated until the budget is used up."""
+NOT_NOW = frozenset({429, 503})
+"""Answers that say that the request was not acted on."""
 
-DOUBTFUL_TRIES = 4
-"""How often a request is tried that is answered with 500 or with something that is not the protocol."""
+GATEWAY = frozenset({502, 504})
+"""A gateway's answers in place of the platform's, which may have received the request, and acted."""
+
+NEVER = frozenset({501, 505})
+"""The server cannot do this at all."""
+
+UNRECEIVED, LOST, GARBAGE, REFUSED = "unreceived", "lost", "garbage", "refused"
+
+TRIES = {
+    # A page in place of an answer is mostly a wrong address or a log-in: waiting for a minute would only hide it.
+    GARBAGE: 6,
+    # Mostly what it says, a refusal. But instances answer so in passing, too: a database that is locked, a
+    # restart behind their front. A refusal has not acted, so asking again costs two quick requests, and a run
+    # that believed a passing one would fail for nothing.
+    REFUSED: 3,
+}
+"""How often in all a request is tried that meets this doubt; the others last as long as the budget."""
+
+QUICK = 0.2
+"""Seconds at most before a refused request is asked again."""
 
 MAX_ANSWER = 256 * 1024 * 1024
 """An answer of more bytes is given up: a page of 10,000 rows is about 6 MB."""
 
-_POLICY = Retry(total=None, backoff_factor=0.1, backoff_max=5, backoff_jitter=0.2)
 _KINDS = {
     401: errors.Unauthorized,
     403: errors.Forbidden,
@@ -81,12 +106,17 @@ class _Bearer(requests.auth.AuthBase):
 
 
 class _DoubtfulError(Exception):
-    """An answer that is not the protocol's, or no whole answer; `error` is what to raise in the end."""
+    """
+    An answer that is not certain, or none.
 
-    def __init__(self, error: errors.PlatformError, *, busy: bool = False, wait: float | None = None) -> None:
+    `error` is what to raise where it is not repeated, `kind` one of the four doubts, `wait` the seconds that the
+    server asks for.
+    """
+
+    def __init__(self, error: errors.PlatformError, kind: str, *, wait: float | None = None) -> None:
         super().__init__(str(error))
         self.error = error
-        self.busy = busy
+        self.kind = kind
         self.wait = wait
 
 
@@ -102,7 +132,7 @@ class Transport:
         Seconds for one exchange with all its repetitions, from the first byte sent to the last received.
     """
 
-    def __init__(self, base: str, key: str, *, timeout: tuple[float, float], budget: float) -> None:
+    def __init__(self, base: str, key: str, *, timeout: tuple[float, float], budget: float = BUDGET) -> None:
         self.timeout = timeout
         self.budget = budget
         self._session = _session(base, key)
@@ -120,28 +150,27 @@ class Transport:
         Raises
         ------
         Unreachable
-            No answer within the budget; or none at all, and the request must not be sent twice.
+            No answer within the budget, or only 5xx; or none at all, and the request must not be sent twice.
         Unauthorized, Forbidden, NotFound, Conflict
             The server's refusal, with its `msg`.
         PlatformError
             Another refusal, or an answer that is not the protocol's.
         """
-        deadline = time.monotonic() + self.budget
-        policy, tries = _POLICY, 0
+        patience, met = Patience(self.budget), Counter[str]()
         while True:
-            tries += 1
+            patience.tries += 1
             try:
-                return self._once(request, deadline)
+                return self._once(request, patience.deadline)
             except _DoubtfulError as doubt:
-                # A busy server has not acted, so even what must not be repeated may be sent again.
-                may_repeat = doubt.busy or (request.repeatable and tries < DOUBTFUL_TRIES)
-                unanswered = isinstance(doubt.error, errors.Unreachable)
-                if not may_repeat and not (unanswered and request.repeatable):
+                met[doubt.kind] += 1
+                may_repeat = request.repeatable or doubt.kind == UNRECEIVED
+                if not may_repeat or met[doubt.kind] >= TRIES.get(doubt.kind, met.total() + 1):
                     raise doubt.error from doubt.__cause__
-                policy = policy.increment(request.method, request.url, error=OSError())
-                wait = doubt.wait if doubt.wait is not None else max(policy.get_backoff_time(), 0.05)
-                if time.monotonic() + wait >= deadline or self._closing.wait(wait):
-                    _give_up(request, doubt, tries, self.budget)
+                pause = patience.pause(least=doubt.wait, most=QUICK if doubt.kind == REFUSED else LONGEST)
+                if pause is None or self._closing.wait(pause):
+                    if doubt.kind in TRIES:
+                        raise doubt.error from doubt.__cause__
+                    _give_up(request, doubt, patience)
 
     def _once(self, request: Request, deadline: float) -> dict[str, Any]:
         left = max(deadline - time.monotonic(), 0.05)
@@ -167,18 +196,20 @@ class Transport:
             )
             with response:
                 found = _read(response, deadline)
-        except requests.exceptions.SSLError as exc:
-            raise _error(
-                errors.PlatformError, request, f"its TLS certificate was not accepted: {_cause(exc)}"
-            ) from exc
         except requests.exceptions.ConnectTimeout as exc:
             raise _DoubtfulError(
-                _error(errors.Unreachable, request, "no connection within the time-out"), busy=True
+                _error(errors.Unreachable, request, "no connection within the time-out"), UNRECEIVED
             ) from exc
         except (requests.RequestException, HTTPError, OSError) as exc:
+            # A connection that ends amid the handshake is an SSLError too, and says nothing of the certificate.
+            if isinstance(exc, requests.exceptions.SSLError) and "EOF" not in str(exc):
+                what = f"its TLS certificate was not accepted: {_cause(exc)}"
+                raise _error(errors.PlatformError, request, what) from exc
             # Refused at the door: nothing was received, so everything may be sent again.
             refused = "refused" in str(exc).lower() or "NewConnectionError" in repr(exc)
-            raise _DoubtfulError(_error(errors.Unreachable, request, _cause(exc)), busy=refused) from exc
+            raise _DoubtfulError(
+                _error(errors.Unreachable, request, _cause(exc)), UNRECEIVED if refused else LOST
+            ) from exc
         return _envelope(request, response, found)
 
 
@@ -207,7 +238,7 @@ def _read(response: requests.Response, deadline: float) -> bytes:
         size += len(part)
         if size > MAX_ANSWER:
             raise OSError(f"the answer is longer than {MAX_ANSWER} bytes")
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline and response.raw.length_remaining != 0:
             raise TimeoutError("the answer was not complete when the time was up")
     return b"".join(parts)
 
@@ -217,27 +248,27 @@ def _envelope(request: Request, response: requests.Response, body: bytes) -> dic
     found = _object(body)
     message = found.get("msg") if found else None
     said = message if isinstance(message, str) and message else None
-    if status in BUSY:
+    if status in NOT_NOW:
         error = _error(errors.Unreachable, request, f"HTTP {status}: {said or 'not available now'}", status)
-        raise _DoubtfulError(error, busy=True, wait=_retry_after(response))
+        raise _DoubtfulError(error, UNRECEIVED, wait=retry_after(response.headers))
     if 300 <= status < 400:
         place = urlsplit(response.headers.get("Location", ""))
         where = f"{place.scheme}://{place.netloc}{place.path}" if place.netloc else place.path
         raise _error(errors.PlatformError, request, f"redirects to {where}, which is not followed", status)
     if status in _KINDS:
         raise _error(_KINDS[status], request, f"HTTP {status}: {said or response.reason}", status)
-    if status >= 500:
-        raise _DoubtfulError(
-            _error(errors.PlatformError, request, f"HTTP {status}: {said or response.reason}", status)
-        )
+    if status >= 500 and status not in NEVER:
+        kind = errors.Unreachable if status in GATEWAY else errors.PlatformError
+        error = _error(kind, request, f"HTTP {status}: {said or response.reason}", status)
+        raise _DoubtfulError(error, LOST, wait=retry_after(response.headers))
     if status >= 400:
         raise _error(errors.PlatformError, request, f"HTTP {status}: {said or response.reason}", status)
     if found is None or not isinstance(found.get("success"), bool):
         what = f"expected a JSON object with `success`, found {_describe(response, body)}"
-        raise _DoubtfulError(_error(errors.PlatformError, request, what, status))
+        raise _DoubtfulError(_error(errors.PlatformError, request, what, status), GARBAGE)
     if not found["success"]:
         what = said or f"success is false and there is no msg: {jsonlib.dumps(found)[:200]}"
-        raise _error(errors.PlatformError, request, what, status)
+        raise _DoubtfulError(_error(errors.PlatformError, request, what, status), REFUSED)
     return found
 
 
@@ -253,16 +284,6 @@ def _describe(response: requests.Response, body: bytes) -> str:
     kind = response.headers.get("Content-Type", "no content type").split(";")[0]
     start = body[:60].decode("utf-8", "replace")
     return f"{len(body)} bytes of {kind} beginning {start!r}" if body else f"an empty body ({kind})"
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    value = response.headers.get("Retry-After")
-    if not value:
-        return None
-    try:
-        return max(_POLICY.parse_retry_after(value), 0.05)
-    except InvalidHeader:
-        return None
 
 
 def _cause(exc: BaseException) -> str:
@@ -289,12 +310,11 @@ def _error(
     )
 
 
-def _give_up(request: Request, doubt: _DoubtfulError, tries: int, budget: float) -> NoReturn:
-    times = f"{tries} tries" if tries > 1 else "1 try"
+def _give_up(request: Request, doubt: _DoubtfulError, patience: Patience) -> NoReturn:
     what = str(doubt.error).split(": ", 1)[-1]
     raise _error(
         errors.Unreachable,
         request,
-        f"no answer in {times} and {budget:g} s; the last: {what}",
+        f"no answer in {patience.spent()}; the last: {what}",
         doubt.error.status,
     ) from doubt.__cause__

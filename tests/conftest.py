@@ -7,11 +7,16 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from hypothesis import settings
 from nbformat.v4 import new_code_cell, new_notebook
 
 import libsafe_nb
 from libsafe_nb import local
 from libsafe_nb.connection import connect
+
+# The same examples each time: a run of the tests answers for the change at hand. New ones: --hypothesis-profile=default
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parent.parent
 PARAMETERS = 'json_sample = {"function_data": {"container": {"id": "1"}}, "function_params": {}}'
@@ -59,16 +64,22 @@ def vendor_sample():
     return page[start : page.index("You can use your Jupyter Notebooks in the same way")].strip() + "\n"
 
 
+def write_function(path, *cells, parameters=PARAMETERS, metadata=None):
+    """Write a function notebook of the given cells (or their sources), after a parameters cell."""
+    code = [each if isinstance(each, dict) else new_code_cell(each) for each in cells]
+    head = new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = new_notebook(cells=[head, *code], metadata={"kernelspec": spec, **(metadata or {})})
+    nbformat.write(made, path)
+    return path
+
+
 @pytest.fixture
 def notebook(tmp_path):
     """Writes a function notebook of the given cells, after a parameters cell, and gives its path."""
 
     def notebook(*cells, name="f.ipynb"):
-        made = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, cells)]
-        spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        path = tmp_path / name
-        nbformat.write(new_notebook(cells=made, metadata={"kernelspec": spec}), path)
-        return path
+        return write_function(tmp_path / name, *cells)
 
     return notebook
 

@@ -1,11 +1,13 @@
 """The REST client against servers that misbehave: what is repeated, what is believed, what is told."""
 
+import contextlib
 import io
 import pickle
 import re
 import socket
 import threading
 import time
+from email.utils import formatdate
 
 import pytest
 from faults import ScriptedServer, drip, good, refusal, reset, truncated
@@ -85,8 +87,6 @@ def test_ids_become_strings():
         (404, errors.NotFound),
         (409, errors.Conflict),
         (413, errors.PlatformError),
-        (200, errors.PlatformError),
-        (201, errors.PlatformError),
     ],
 )
 def test_a_refusal_carries_what_the_server_said_and_is_not_repeated(status, kind):
@@ -113,13 +113,43 @@ def test_a_refusal_carries_what_the_server_said_and_is_not_repeated(status, kind
         (200, {}, b"\xff\xfe"),
     ],
 )
-def test_http_200_is_not_believed(answer):
-    """Repeated a few times, as it may be a proxy's; then told, with what was found."""
+def test_http_200_is_not_believed(answer, monkeypatch):
+    """Repeated as it may be a proxy's; then told, with what was found."""
+    monkeypatch.setattr("libsafe_nb.patience.FIRST", 0.01)
     exc, seen = talk(answer)
 
     assert type(exc) is errors.PlatformError
     assert re.search(r"GET http://\S+/api/job/7: expected a JSON object with `success`, found ", str(exc))
-    assert len(seen) == 4
+    assert len(seen) == 6
+
+
+def test_a_page_in_place_of_answers_is_told_within_seconds():
+    """A wrong address or a log-in page does not pass: the budget of a minute is not waited for."""
+    start = time.monotonic()
+    exc, seen = talk(HTML, budget=60.0)
+
+    assert type(exc) is errors.PlatformError
+    assert len(seen) == 6
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("status", [200, 201])
+def test_a_refusal_within_http_200_is_believed_when_it_stands(status):
+    """It may be a passing fault, so it is asked again twice, at once; a refusal has not acted."""
+    start = time.monotonic()
+    exc, seen = talk(refusal(status, "no such job here"))
+    passed, _ = talk(refusal(status, "locked"), refusal(status, "locked"), good({"id": 7}))
+
+    assert (type(exc), len(seen), exc.status) == (errors.PlatformError, 3, status)
+    assert str(exc).endswith("no such job here")
+    assert passed == {"id": "7"}
+    assert time.monotonic() - start < 3
+
+
+def test_a_refusal_within_http_200_ends_what_must_not_be_sent_twice():
+    exc, seen = talk(refusal(200, "no"), act=lambda client: client.create_container("x"))
+
+    assert (type(exc), len(seen)) == (errors.PlatformError, 1)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +157,39 @@ def test_http_200_is_not_believed(answer):
     [HTML, BUSY, reset, truncated, (500, {}, b""), (429, {"Retry-After": "0"}, b""), (502, {}, b"<html>")],
 )
 def test_a_passing_fault_is_ridden_out(fault):
-    result, seen = talk(fault, fault, good({"id": 7}))
+    """Four in a row, which were once too many."""
+    result, seen = talk(*[fault] * 4, good({"id": 7}), budget=20.0)
 
     assert result == {"id": "7"}
-    assert len(seen) == 3
+    assert len(seen) == 5
+
+
+def test_faults_of_different_kinds_do_not_add_up():
+    """Each kind has its own patience: a run of five pages, two refusals and some resets is ridden out."""
+    script = [
+        HTML,
+        reset,
+        refusal(200, "no"),
+        HTML,
+        (500, {}, b""),
+        refusal(200, "no"),
+        HTML,
+        good({"id": 7}),
+    ]
+    result, seen = talk(*script, budget=30.0)
+
+    assert result == {"id": "7"}
+    assert len(seen) == len(script)
+
+
+def test_an_error_that_lasts_is_unreachable_in_the_end():
+    """A 500 may be a restart's, so the whole budget is spent on it; the last is told."""
+    exc, seen = talk((500, {}, b""), budget=1.5)
+
+    assert type(exc) is errors.Unreachable
+    assert re.search(r"no answer in \d+ tries and 1.5 s; the last: HTTP 500", str(exc))
+    assert exc.status == 500
+    assert len(seen) > 3
 
 
 @pytest.mark.parametrize("fault", [BUSY, reset, truncated, (500, {}, b"")])
@@ -157,11 +216,33 @@ def test_each_write_has_a_key_of_its_own_or_the_callers():
     assert third == "mine"
 
 
+@pytest.mark.parametrize("status", [501, 505])
+def test_what_the_server_cannot_do_is_not_asked_again(status):
+    exc, seen = talk((status, {}, b""))
+
+    assert (type(exc), len(seen)) == (errors.PlatformError, 1)
+
+
+def test_a_server_that_asks_to_come_back_at_once_is_not_hammered():
+    _, seen = talk((503, {"Retry-After": "0"}, b""), budget=1.5)
+
+    assert len(seen) < 8
+
+
 def test_a_container_is_never_created_twice():
     """Its answer was lost, so it may exist; a real platform is not known to honour an Idempotency-Key."""
     exc, seen = talk(reset, act=lambda client: client.create_container("x"))
 
     assert type(exc) is errors.Unreachable
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_a_container_is_not_created_again_after_a_gateways_error(status):
+    """The gateway had passed it on, perhaps: 502 and 504 were once taken for "not acted on"."""
+    exc, seen = talk((status, {}, b""), good({}), act=lambda client: client.create_container("x"))
+
+    assert isinstance(exc, errors.Unreachable) == (status != 500)
     assert len(seen) == 1
 
 
@@ -210,6 +291,75 @@ def test_a_retry_after_beyond_the_budget_ends_it_at_once():
     assert type(exc) is errors.Unreachable
     assert time.monotonic() - start < 5
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_retry_after_is_read_by_the_clock_that_wrote_it(hours):
+    """Its date is hours from ours, and one second after its own: the call waits one second."""
+    now = time.time() + hours * 3600
+    busy = (503, {"Date": formatdate(now, usegmt=True), "Retry-After": formatdate(now + 1, usegmt=True)}, b"")
+    start = time.monotonic()
+    result, seen = talk(busy, good({"id": 7}), budget=20.0)
+
+    assert result == {"id": "7"}
+    assert len(seen) == 2
+    assert 0.9 < time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "", "Thu, 99 Foo 2026", "1e9"])
+def test_a_retry_after_that_says_nothing_is_not_used(value):
+    result, _ = talk((503, {"Retry-After": value}, b""), good({"id": 7}))
+
+    assert result == {"id": "7"}
+
+
+def test_a_handshake_that_is_cut_is_no_bad_certificate():
+    """It is repeated, and told as what it is."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        tries = []
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    client.recv(100_000)
+                    tries.append(client.close())
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        address = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        with (
+            Client(address, KEY, budget=1.0) as client,
+            pytest.raises(errors.Unreachable, match="no answer in") as caught,
+        ):
+            client.job("7")
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+    assert "certificate" not in str(caught.value)
+    assert len(tries) > 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "honours"),
+    [
+        (good({"status": "ok", "idempotency": True}), True),
+        (good({"status": "ok"}), False),
+        (good({"idempotency": "yes"}), False),
+        (good("ok"), False),
+        (refusal(404, "no such call"), False),
+        (refusal(401, "a key is needed"), False),
+        (HTML, False),
+    ],
+)
+def test_whether_writes_may_be_repeated_is_the_platforms_to_say(answer, honours):
+    assert talk(answer, act=lambda client: client.honours_idempotency())[0] is honours
+
+
+def test_a_platform_that_does_not_answer_says_nothing_of_idempotency():
+    exc, _ = talk(reset, budget=0.5, act=lambda client: client.honours_idempotency())
+
+    assert type(exc) is errors.Unreachable
 
 
 def test_an_answer_that_drips_does_not_outlast_the_budget():

@@ -30,6 +30,7 @@ def file(connection, client, container):
 def test_who_and_where(client):
     client.health()
 
+    assert client.honours_idempotency()
     assert client.me()["id"] == "1"
     assert repr(client) == f"Client({client.url!r})"
 

@@ -1,6 +1,7 @@
 """The door between a kernel and its runner."""
 
 import threading
+import time
 
 import pytest
 
@@ -76,3 +77,21 @@ def test_closing_removes_the_socket(tmp_path):
     assert not opened.path.exists()
     with pytest.raises(errors.ExecutionError, match="no run answers"):
         door.connect(opened.path)
+
+
+def test_many_that_wait_for_an_answer_do_not_each_delay_the_end(tmp_path):
+    """As workers of a kernel do whose messages wait in an outage."""
+    go = threading.Event()
+    opened = door.Door(tmp_path / "door", lambda do, fields: go.wait(60))
+    clients = [door.connect(opened.path) for _ in range(4)]
+    for each in clients:
+        each.tell("log")
+    time.sleep(0.2)
+    begun = time.monotonic()
+    opened.close()
+    lasted = time.monotonic() - begun
+    go.set()
+    for each in clients:
+        each.close()
+
+    assert lasted < 4

@@ -113,6 +113,106 @@ def test_a_progress_bar_is_one_line(tmp_path):
     assert ran.text(0) == "100% done\n"
 
 
+def test_tqdm_leaves_its_last_line(tmp_path):
+    ran = execute(
+        tmp_path,
+        "import time\nfrom tqdm import tqdm\nfor _ in tqdm(range(50), desc='work'): time.sleep(0.01)\nprint('end')",
+    )
+    # Which of the two streams comes first is the kernel's choice.
+    bar = "".join(each.text for each in ran.nb.cells[0].outputs if each.name == "stderr")
+
+    assert bar.startswith("work: 100%|")
+    assert "50/50" in bar
+    assert bar.count("\n") == 1
+    assert "\r" not in bar
+
+
+def test_many_lines_and_colours_are_kept_as_they_are(tmp_path):
+    ran = execute(tmp_path, "print('\\x1b[31mred\\x1b[0m\\n\\n  two\\tthree')", "'one\\ntwo'")
+
+    assert ran.text(0) == "\x1b[31mred\x1b[0m\n\n  two\tthree\n"
+    assert ran.nb.cells[1].outputs[0].data["text/plain"] == "'one\\ntwo'"
+
+
+def widgets(ran):
+    """The states of a notebook's widgets, by the name of their model."""
+    states = ran.nb.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+    return {
+        name: [each.state for each in states if each.model_name == name]
+        for name in {s.model_name for s in states}
+    }
+
+
+def test_a_bar_of_widgets_is_stored_at_its_end(tmp_path):
+    pytest.importorskip("ipywidgets")
+    ran = execute(tmp_path, "from tqdm.notebook import tqdm\nfor _ in tqdm(range(20), desc='work'): pass")
+    (shown,) = ran.nb.cells[0].outputs
+    (bar,) = widgets(ran)["FloatProgressModel"]
+
+    assert "application/vnd.jupyter.widget-view+json" in shown.data
+    assert (bar.value, bar.max, bar.bar_style) == (20, 20, "success")
+
+
+def test_a_bar_of_rich_is_stored_at_its_end(tmp_path):
+    """rich shows it in an Output widget, which it clears before each state."""
+    pytest.importorskip("ipywidgets")
+    ran = execute(
+        tmp_path,
+        "import time\nfrom rich.progress import track\n"
+        "for _ in track(range(20), description='work'): time.sleep(0.02)\nprint('end')",
+    )
+    (area,) = widgets(ran)["OutputModel"]
+
+    assert ran.text(0) == "end\n"
+    assert len(area.outputs) == 1
+    assert "100%" in area.outputs[0]["data"]["text/html"]
+
+
+def test_a_reply_that_came_while_we_answered_a_widget_is_seen(tmp_path, monkeypatch):
+    """
+    The answer to the last message of an Output widget is sent when the cell's reply is there and not read yet.
+
+    That send used to take back the signal for the reply, and the run waited for ever.
+    """
+    pytest.importorskip("ipywidgets")
+    from libsafe_nb.frontend import FrontEnd
+
+    answer = FrontEnd.output
+
+    def late(self, outs, message, display_id, index):
+        time.sleep(0.3)
+        return answer(self, outs, message, display_id, index)
+
+    monkeypatch.setattr(FrontEnd, "output", late)
+    ran = execute(
+        tmp_path,
+        "import ipywidgets\nout = ipywidgets.Output()\nwith out: print('in it')",
+        "print('second')",
+        limits=Limits(cell_timeout=30),
+    )
+
+    assert (ran.outcome.status, ran.text(1)) == ("completed", "second\n")
+
+
+def test_output_widgets_within_each_other(tmp_path):
+    pytest.importorskip("ipywidgets")
+    ran = execute(
+        tmp_path,
+        "import ipywidgets\nfrom IPython.display import clear_output, display\n"
+        "outer, inner = ipywidgets.Output(), ipywidgets.Output()\ndisplay(outer)\nprint('cell')\n"
+        "with outer:\n    print('outer')\n    display(inner)\n"
+        "    with inner:\n        print('old')\n        clear_output()\n        print('inner')\n    print('outer again')",
+        "with inner: print('from the next cell')\nprint('here')",
+    )
+    first, second = sorted(widgets(ran)["OutputModel"], key=lambda each: -len(each.outputs))
+
+    assert [each.get("name", "widget") for each in ran.nb.cells[0].outputs] == ["widget", "stdout"]
+    assert ran.text(0) == "cell\n"
+    assert ran.text(1) == "here\n"
+    assert [each.get("text", "widget") for each in first.outputs] == ["outer\n", "widget", "outer again\n"]
+    assert "".join(each["text"] for each in second.outputs) == "inner\nfrom the next cell\n"
+
+
 def test_a_display_is_updated_in_place_also_from_a_later_cell(tmp_path):
     ran = execute(
         tmp_path,
@@ -270,6 +370,8 @@ print(json.dumps([execution.outcome.status, peak, len(execution.outcome.truncate
 """
 
 
+# Slow: the rows 13 and 14 of the table of honesty show it through `run`.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     ["print('x' * 200_000_000)", "text = 'y' * 999\nfor i in range(200_000): print(text)"],
@@ -284,6 +386,20 @@ def test_two_hundred_megabytes_of_prints_leave_our_memory_small(source, tmp_path
 
     assert (status, truncated) == ("completed", 1)
     assert peak < 250
+
+
+# ------------------------------------------------------------- nobody at the keyboard
+
+
+@pytest.mark.parametrize("source", ["input('name? ')", "import getpass; getpass.getpass()"])
+def test_asking_for_input_fails_at_once_and_says_what_to_do(source, tmp_path):
+    ran = execute(tmp_path, source, "2")
+
+    assert (ran.outcome.status, ran.outcome.error["type"]) == ("failed", "StdinNotImplementedError")
+    assert "nobody at the keyboard" in ran.outcome.error["message"]
+    assert "parameter" in ran.outcome.error["message"]
+    assert ran.nb.metadata.libsafe_nb.error == ran.outcome.error
+    assert ran.statuses == ["failed", "not-run"]
 
 
 # ------------------------------------------------------------- hooks

@@ -1,6 +1,7 @@
 """Imports point down: the layers of docs/journey-of-a-run.md are a tested fact."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,70 @@ import libsafe_nb
 
 PACKAGE = Path(libsafe_nb.__file__).parent
 HEAVY = ("papermill", "boto3", "requests", "nbformat", "starlette", "rich")
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "journey-of-a-run.md"
+LAYERS = {
+    int(number): set(re.findall("`(.+?)`", names))
+    for number, names in re.findall(
+        r"^\| (\d) \| [^`]* \| (`.*`) \|$", PAGE.read_text().partition("## Layers")[2], re.M
+    )
+}
+RANK = {name: rank for rank, names in LAYERS.items() for name in names}
+
+
+def imports(path):
+    """The modules of ours that a module needs when it runs, by their first name; not those for the type checker."""
+    found = set()
+
+    def visit(node):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if isinstance(child, ast.ImportFrom) and (child.module or "").startswith("libsafe_nb"):
+                names = [f"{child.module}.{each.name}" for each in child.names]
+                found.update(name.split(".")[1] for name in names)
+            visit(child)
+
+    visit(ast.parse(path.read_text()))
+    return found & set(RANK)
+
+
+def test_every_module_has_its_layer():
+    names = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
+
+    assert names - {"data"} == set(RANK)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_imports_point_down(path):
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if name == "data":
+        return
+    upward = {each for each in imports(path) if RANK[each] > RANK[name]}
+
+    assert not upward or name == "__init__"
+
+
+def test_no_two_modules_need_each_other():
+    needs = {
+        name: set().union(
+            *(
+                imports(path)
+                for path in [PACKAGE / f"{name}.py", *(PACKAGE / name).rglob("*.py")]
+                if path.exists()
+            )
+        )
+        - {name}
+        for name in RANK
+    }
+    below = dict(needs)
+    while below:
+        free = {name for name, wanted in below.items() if not wanted & set(below)}
+        assert free, f"a circle among {sorted(below)}"
+        below = {name: wanted for name, wanted in below.items() if name not in free}
 
 
 def imported(path):
@@ -27,7 +92,7 @@ def imported(path):
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
 )
 def test_only_the_top_knows_the_runner(path):
-    if path.relative_to(PACKAGE).parts[0] not in {"cli.py", "__init__.py", "runner.py"}:
+    if path.relative_to(PACKAGE).parts[0] not in {"cli.py", "__init__.py", "replay.py", "runner.py"}:
         assert "runner" not in imported(path)
 
 

@@ -7,6 +7,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from libsafe_nb import notebook as notebooks
+from libsafe_nb import record
 from libsafe_nb.errors import NotebookError, ParameterError
 
 LITERAL = 'json_sample = {\n  "api": {"key_user": "x"},\n  "function_params": {"size": 3}\n}'
@@ -29,6 +30,10 @@ def test_parameters_and_their_types_are_read_from_the_cell():
     assert types == {"size": int, "name": str, "count": int, "mode": Literal["x", "y"], "limit": int | None}
     assert found.payload_name == "json_sample"
     assert found.substitutions == ()
+
+
+def test_a_description_that_is_no_object_describes_nothing():
+    assert make(LITERAL, libsafe="f").metadata == {}
 
 
 def test_payload_is_the_other_name():
@@ -105,10 +110,10 @@ def test_a_script_is_a_one_cell_notebook():
 
 def test_code_hash_ignores_outputs():
     node = new_notebook(cells=[new_code_cell("1", id="a")])
-    before = notebooks.code_hash(node.cells)
+    before = record.code_hash(node.cells)
     node.cells[0].outputs = [nbformat.v4.new_output("stream", text="1")]
 
-    assert notebooks.code_hash(node.cells) == before
+    assert record.code_hash(node.cells) == before
 
 
 @pytest.mark.parametrize(
@@ -161,3 +166,18 @@ def test_the_documented_sample_key_is_no_key():
     sample = "1234567890abcdefghijklmnopqrstuvwxyz"
 
     assert make(f'json_sample = {{"api": {{"key_user": "{sample}"}}}}').substitutions == ()
+
+
+@pytest.mark.parametrize("minor", range(6))
+def test_what_other_writers_and_older_formats_leave_out_is_filled_in(minor):
+    source = (
+        b'{"cells": [{"cell_type": "code", "source": "1", "metadata": {}}, '
+        b'{"cell_type": "markdown", "source": "2", "metadata": {}}], "metadata": {}, "nbformat": 4, "nbformat_minor": %d}'
+        % minor
+    )
+    found = notebooks.parse(source, name="f.ipynb")
+    cell = found.node.cells[0]
+
+    assert (cell.outputs, cell.execution_count) == ([], None)
+    assert [each.id for each in found.node.cells] == ["cell-0", "cell-1"]
+    assert notebooks.parse(source, name="f.ipynb").code_sha256 == found.code_sha256

@@ -439,7 +439,7 @@ def test_storage_that_fails_at_the_end_leaves_the_job_open(
     assert job(done)["status"] == "RUNNING"
     assert any("evidence pending on" in each["message"] for each in messages(done))
     kept = platform.settings.home / "runs" / done.run / "evidence"
-    assert sorted(each.name for each in kept.iterdir()) == ["executed.ipynb", "record.json"]
+    assert {"executed.ipynb", "record.json", "SHA256SUMS"} <= {each.name for each in kept.iterdir()}
     left = [each for each in kept.parent.rglob("*") if each.is_file()]
     assert not [each.name for each in left if REAL.encode() in each.read_bytes()], (
         "keys rest in three files only"
@@ -594,9 +594,9 @@ def test_an_unusable_runtime_folder_is_passed_over(notebook, run, monkeypatch, t
 
 def test_a_long_cell_keeps_the_local_platform_awake(notebook, tmp_path, monkeypatch):
     """The platform ends after 4 idle seconds, the cell asks nothing of it for 12."""
-    from libsafe_nb import local, runner
+    from libsafe_nb import lease, local
 
-    monkeypatch.setattr(runner, "AWAKE_EVERY", 0.5)
+    monkeypatch.setattr(lease, "AWAKE_EVERY", 0.5)
     with local.serve(tmp_path / "sleepy", idle=4) as served:
         done = libsafe_nb.run(None, notebook("import time; time.sleep(12)"), settings=served.settings)
 

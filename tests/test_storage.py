@@ -14,7 +14,7 @@ from faults import CuttingProxy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libsafe_nb import errors
+from libsafe_nb import errors, s3wire
 from libsafe_nb.settings import S3Settings
 from libsafe_nb.storage import Storage
 
@@ -265,12 +265,12 @@ def test_a_wrong_secret_is_denied_and_never_told(storage, container):
     assert secret not in repr((wrong, str(caught.value), caught.value.facts, wrong.settings))
 
 
-def test_a_store_that_is_away_is_told_in_one_sentence(monkeypatch):
-    monkeypatch.setattr("libsafe_nb.s3wire.ATTEMPTS", 1)
-    storage = Storage(NOWHERE)
+def test_a_store_that_is_away_is_told_in_one_sentence():
+    storage = Storage(NOWHERE, budget=0.5)
 
     with pytest.raises(
-        errors.StorageUnreachable, match=r"http://127.0.0.1:9: b/1/a: the storage does not answer"
+        errors.StorageUnreachable,
+        match=r"http://127.0.0.1:9: b/1/a: the storage does not answer in \d tr(y|ies) and 0.5 s; the last: ",
     ):
         storage.get("1", "a")
     storage.close()
@@ -284,3 +284,18 @@ def test_the_environment_of_aws_is_not_looked_at(storage, container, monkeypatch
 
     assert fresh.put(container, "a", b"x").created
     fresh.close()
+
+
+def test_a_short_put_is_sent_without_asking_first(connection, container):
+    """The question and its answer took a quarter of the time that a record's file takes to be stored."""
+    asked = []
+    storage = Storage(connection.settings.s3)
+    storage.connected.meta.events.register(
+        "before-send.s3.PutObject", lambda request, **_: asked.append("Expect" in request.headers)
+    )
+
+    storage.put(container, "short.txt", b"hello")
+    storage.put(container, "long.bin", bytes(s3wire.SHORT + 1))
+
+    assert asked == [False, True]
+    storage.close()

@@ -1,0 +1,574 @@
+"""
+What interrupted runs left behind, brought to its end: evidence stored, job closed with the true verdict.
+
+A run is interrupted if the lock of its journal is free, its runner is dead or has given it up, and nothing lives in
+its kernel's process group. What is known of it decides how it ends:
+
+    its evidence was frozen        exactly these bytes are stored, and the verdict is the one they tell
+    its last cell had ended        the evidence is made from what the runner wrote down
+    cells were running             they are told killed; the run is errored, cause `runner-died`
+    there is no job yet            the job that was asked for is found by its key and ended, or there is none
+
+A run whose whole machine is lost is known by its start record in the container. Once its lease has ended its job is
+closed as FAILED, with a record that says so, under a name of its own: should the machine come back, it can still store
+the evidence.
+
+Safe to repeat, and to do at once from any number of processes and machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from libsafe_nb import chain, closing, desk, dossier, evidence, lease, record, supplied
+from libsafe_nb import settings as settings_
+from libsafe_nb import witness as witnesses
+from libsafe_nb.connection import Connection, connect
+from libsafe_nb.errors import (
+    ExecutionError,
+    Forbidden,
+    LibsafeError,
+    NotFound,
+    ObjectNotFound,
+    PlatformError,
+    RunCancelled,
+    SettingsError,
+    UsageError,
+)
+from libsafe_nb.facts import Facts
+from libsafe_nb.journal import FOLDER, SOCKETS, Journal, read_lines
+from libsafe_nb.processes import boot_id
+from libsafe_nb.redact import Redaction, SecretSet
+from libsafe_nb.sealing import Sealed, Story, outcome_of, seal
+from libsafe_nb.secrets import Secret
+from libsafe_nb.settings import Settings
+from libsafe_nb.witness import Witness
+
+if TYPE_CHECKING:
+    from libsafe_nb.execution import Outcome
+
+Connected = Callable[[Facts], Connection]
+"""Opens the platform of a run."""
+
+GROUP_ENDS = 3.0
+"""Seconds that a kernel's group has to end after its runner; its guard kills it within one."""
+
+PATIENCE = 10.0
+"""Seconds after which no further interrupted run is taken up before a run."""
+
+STALE = 3600.0
+"""Seconds after which a folder that never became a run, or was not removed whole, is removed."""
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """
+    What became of one interrupted run.
+
+    `status` is that of the run; `waiting` if it could not be finished now, `nothing` if there was nothing to finish,
+    `abandoned` if its job was closed without evidence. `message` says more, for people.
+    """
+
+    run: str
+    job: str
+    container: str
+    status: str
+    evidence: str | None
+    message: str
+
+    @property
+    def done(self) -> bool:
+        return self.status != "waiting"
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def recover(
+    runs: Sequence[str] = (),
+    *,
+    settings: Settings | None = None,
+    abandon: bool = False,
+    lost: bool = True,
+) -> Iterator[Recovered]:
+    """
+    Finish the interrupted runs of this machine, then end those whose machine is lost; tells each as it is done.
+
+    Parameters
+    ----------
+    runs
+        Ids of runs; none means all.
+    settings
+        Of the platform; by default each run's own platform as the settings know it. Links are signed and stamped with
+        what this machine's settings name, be it the same as the runner's or nothing.
+    abandon
+        Close the jobs of what cannot be finished as FAILED, without evidence. What there is of it is kept, in
+        `$LIBSAFE_NB_HOME/abandoned`.
+    lost
+        Look for runs whose machine is lost, in all containers that the key may see.
+
+    Raises
+    ------
+    UsageError
+        There is no such run on this machine, or the signing key that is set cannot be used.
+    """
+    witness = witnesses.load(settings or settings_.load())
+    home = settings.home if settings else settings_.home()
+    folders = _folders(home)
+    for run in runs:
+        if run not in {each.name for each in folders}:
+            raise UsageError(f"run {run!r}: expected one of {home / FOLDER}, found none")
+    for folder in folders:
+        if not runs or folder.name in runs:
+            found = _one(folder, lambda facts: _connect(facts, settings), witness, abandon=abandon)
+            if found is not None:
+                yield found
+    if lost and not runs:
+        yield from _lost(settings, witness)
+
+
+def quietly(connection: Connection, witness: Witness) -> list[Recovered]:
+    """
+    Before a run: finish what was interrupted on the same platform.
+
+    What cannot be finished now stays as it is, and after some seconds so does the rest: somebody waits for the run.
+    """
+    done = []
+    deadline = time.monotonic() + PATIENCE
+    with contextlib.closing(connection.within(PATIENCE)) as hasty:
+        for folder in _folders(connection.settings.home):
+            found = _one(folder, lambda _: hasty, witness, abandon=False, only_url=connection.settings.url)
+            if found is not None:
+                done.append(found)
+            if time.monotonic() > deadline:
+                break
+    return done
+
+
+def _folders(home: Path) -> list[Path]:
+    """The runs' folders, oldest first; leftovers that no run will come back to are removed."""
+    try:
+        found = sorted((home / FOLDER).iterdir(), key=lambda each: (_changed(each), each.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    for each in found:
+        if each.name.startswith(".") and time.time() - _changed(each) > STALE:
+            with contextlib.suppress(BlockingIOError, OSError), Journal(each) as leftover:
+                leftover.remove()
+    return [each for each in found if each.is_dir() and not each.name.startswith(".")]
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+# A run of this machine ------------------------------------------------------------------------------------------
+
+
+def _one(
+    folder: Path, connected: Connected, witness: Witness, *, abandon: bool, only_url: str | None = None
+) -> Recovered | None:
+    """
+    Finish one; None if it is not interrupted (it runs), is already finished, or is another platform's.
+
+    Whatever is wrong with it, the others are still to be finished.
+    """
+    try:
+        journal = Journal(folder)
+    except (BlockingIOError, FileNotFoundError):
+        return None
+    except OSError as exc:
+        return Recovered(folder.name, "", "", "waiting", None, f"{folder}: {exc.strerror or exc}")
+    with journal:
+        if not folder.exists():
+            # Another recovery was here in between.
+            return None
+        facts = Facts.read(folder)
+        if not journal.step("begun") and (facts or not journal.steps):
+            journal.remove()
+            return Recovered(folder.name, "", "", "nothing", None, "it had not begun")
+        if only_url is not None and (facts is None or facts.url != only_url):
+            return None
+        if journal.runner is not None and journal.runner.alive:
+            return None
+        run, job, container = folder.name, journal.job, ""
+        try:
+            if facts is None:
+                raise ExecutionError("facts.json is damaged, or of another version")
+            job, container = job or facts.job, facts.container
+            _see_kernel_dead(journal)
+            connection = connected(facts)
+            _see_machine_gone(journal, facts, connection)
+            _remove_sockets(journal)
+            found = _finish(journal, facts, connection, witness)
+        except RunCancelled:
+            raise
+        except Exception as exc:
+            job = journal.job or job
+            found = Recovered(run, job, container, "waiting", None, f"{_sentence(exc)} (in {folder})")
+        if found.done or not abandon:
+            return found
+        try:
+            return _abandon(journal, facts, connected, found)
+        except RunCancelled:
+            raise
+        except Exception as exc:
+            return dataclasses.replace(
+                found, message=f"{found.message}; nor could it be abandoned: {_sentence(exc)}"
+            )
+
+
+def _sentence(exc: Exception) -> str:
+    return str(exc) if isinstance(exc, (LibsafeError, OSError)) else f"{type(exc).__name__}: {exc}"
+
+
+def _see_machine_gone(journal: Journal, facts: Facts, connection: Connection) -> None:
+    """
+    A run of another machine that shares the folder is its own as long as its lease lasts.
+
+    Not every shared file system carries locks from one machine to the other, and of its processes nothing is seen here.
+    """
+    runner = journal.runner
+    if runner is None or runner.boot == boot_id() or facts.host == socket.gethostname():
+        return
+    try:
+        started = json.loads(connection.storage.get(facts.container, lease.path(facts.run)))
+        over = lease.over(connection, facts.container, facts.run, started)
+    except ObjectNotFound:
+        over = time.time() - _last_sign(journal.folder) > lease.FIRST
+    if not over:
+        raise ExecutionError(
+            f"run {facts.run}: {facts.host} may still be at it; recover it there, or here when its lease is over"
+        )
+
+
+def _see_kernel_dead(journal: Journal) -> None:
+    """Wait until nothing lives in the kernel's group; what its guard did not end is ended here."""
+    kernel = journal.kernel
+    if kernel is None:
+        return
+    deadline = time.monotonic() + GROUP_ENDS
+    while kernel.group_alive:
+        if time.monotonic() > deadline:
+            raise ExecutionError(
+                f"run {journal.folder.name}: its kernel's process group {kernel.pid} still lives"
+            )
+        if time.monotonic() > deadline - GROUP_ENDS / 2 and kernel.alive:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(kernel.pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _remove_sockets(journal: Journal) -> None:
+    """The folder of the run's socket, which a killed runner leaves behind; by its name, so that it is no other."""
+    folder = Path(str((journal.step("job") or {}).get("sockets", "")))
+    if folder.is_absolute() and folder.name.startswith(SOCKETS) and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _finish(journal: Journal, facts: Facts, connection: Connection, witness: Witness) -> Recovered:
+    secrets, missing = _secrets(connection, facts, witness)
+    # Before anything is written here, which would pass for a sign of life.
+    last_sign = record.timestamp(datetime.fromtimestamp(_last_sign(journal.folder), UTC))
+    job = _job(journal, facts, connection)
+    if not job:
+        journal.remove()
+        return Recovered(
+            facts.run, "", facts.container, "nothing", None, "no job is known of it, and no cell of it ran"
+        )
+    lines = list(read_lines(journal.folder / "events.jsonl"))
+
+    def sealed() -> Sealed:
+        return seal(_story(journal, facts, job, lines, last_sign, missing), secrets)
+
+    done = closing.close(
+        journal,
+        connection,
+        secrets,
+        facts=facts,
+        job=job,
+        seal=sealed,
+        unsent=desk.unsent(lines),
+        witness=witness,
+    )
+    if done.evidence is None and done.cause == "secrets":
+        return Recovered(
+            facts.run, job, facts.container, "errored", None, str((done.error or {}).get("message"))
+        )
+    if done.evidence is None:
+        message = str((done.error or {}).get("message"))
+        return Recovered(facts.run, job, facts.container, "waiting", None, message)
+    return Recovered(
+        facts.run, job, facts.container, done.status, done.evidence, "evidence stored, job ended"
+    )
+
+
+def _job(journal: Journal, facts: Facts, connection: Connection) -> str:
+    """The run's job. One that was asked for, and whose answer did not come back, is asked for again under its key."""
+    job = journal.job or facts.job
+    if job or not connection.client.honours_idempotency():
+        return job
+    made = connection.client.create_job(
+        facts.container,
+        name=facts.notebook,
+        function_key=facts.record["function"]["key"] or None,
+        idempotency_key=closing.key(facts.run, "job"),
+    )
+    journal.write("job", job=made["id"])
+    return str(made["id"])
+
+
+def _story(
+    journal: Journal, facts: Facts, job: str, lines: list[dict[str, Any]], last_sign: str, missing: list[str]
+) -> Story:
+    """The run's story, as its runner would have told it if it had lived."""
+    from libsafe_nb.account import latest
+
+    executed = journal.step("executed")
+    recovered: dict[str, Any] = {"at": record.timestamp(datetime.now(UTC)), "host": socket.gethostname()}
+    if missing:
+        recovered["not_searched_for"] = missing
+    if executed is not None:
+        outcome, verdict = outcome_of(executed["outcome"]), executed["verdict"]
+        redactions = [Redaction(**each) for each in executed["redactions"]]
+        data = _notebook(journal.folder)
+        reason = "its runner ended after the last cell, before the evidence was stored"
+    else:
+        outcome, data = _broken_off(journal.folder, lines, last_sign)
+        verdict, redactions = desk.verdict(lines), []
+        reason = "its runner ended while it ran"
+        saved = _changed(journal.folder / "executed.ipynb")
+        if saved:
+            recovered["outputs_until"] = record.timestamp(datetime.fromtimestamp(saved, UTC))
+    # The last sign is the time of a file, whose clock may be coarser than the engine's: a cell may have begun after it.
+    ended = datetime.fromisoformat(latest((last_sign, facts.started), outcome.cells))
+    seconds = ended - datetime.fromisoformat(facts.started)
+    return Story(
+        facts=facts,
+        job=job,
+        outcome=outcome,
+        events=[each for each in lines if each.get("kind") not in desk.OWN],
+        verdict=verdict,
+        executed=data,
+        redactions=redactions,
+        ended=record.timestamp(ended),
+        seconds=seconds.total_seconds(),
+        recovered={**recovered, "reason": reason},
+    )
+
+
+def _broken_off(folder: Path, lines: list[dict[str, Any]], last_sign: str) -> tuple[Outcome, bytes]:
+    """What the last save tells, with the cell that was running told killed."""
+    import nbformat
+
+    from libsafe_nb.account import Account
+    from libsafe_nb.saving import encode
+
+    node = nbformat.reads(_notebook(folder).decode(), as_version=4)
+    account = Account.resume(node, _version(), told=desk.cells(lines), last_sign=last_sign)
+    error: dict[str, str | None] = {
+        "type": "RunnerDied",
+        "message": "the runner's process ended before it could say how the run went",
+        "cell_id": next((each.cell_id for each in account.cells if each.status == "running"), None),
+    }
+    outcome = account.end("errored", "runner-died", error)
+    return outcome, encode(nbformat.v4.writes(node))
+
+
+def _notebook(folder: Path) -> bytes:
+    """The notebook as it was last saved; as it was given if nothing of it was executed yet."""
+    for name in ("executed.ipynb", "in.ipynb"):
+        with contextlib.suppress(FileNotFoundError):
+            return (folder / name).read_bytes()
+    raise ExecutionError(f"{folder}: its notebook is gone")
+
+
+def _last_sign(folder: Path) -> float:
+    names = ("journal.jsonl", "events.jsonl", "executed.ipynb")
+    return max(_changed(folder / name) for name in names)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("libsafe-nb")
+
+
+def _connect(facts: Facts, settings: Settings | None) -> Connection:
+    """The run's platform, as the settings know it; a local one is started again."""
+    if settings is not None:
+        return connect(settings=settings)
+    if facts.platform is not None:
+        from libsafe_nb import local
+
+        return connect(settings=local.ensure(Path(facts.platform).parent))
+    found = settings_.load()
+    if found.url != facts.url:
+        raise SettingsError(
+            f"run {facts.run}: its platform is {facts.url}, and the settings name {found.url or 'none'}; set LIBSAFE_URL and its keys"
+        )
+    return connect(settings=found)
+
+
+def _secrets(
+    connection: Connection, facts: Facts, witness: Witness = witnesses.NOBODY
+) -> tuple[SecretSet, list[str]]:
+    """
+    What must not be stored, as far as it is known here, and the names of what is not: the keys that the payload brought
+    are gone with the runner, and so may be the author's own. Plainly printed, they were taken out as they came.
+    """
+    known = {name: Secret(name, value) for name, value in connection.secrets().items()}
+    given = {
+        name
+        for name, value in facts.record.get("payload", {}).get("api", {}).items()
+        if isinstance(value, dict)
+    }
+    names = given | {each["name"] for each in facts.record.get("secrets", [])}
+    missing = []
+    for name in sorted(names - {"key_user", "key_root"}):
+        try:
+            known[name] = supplied.secret(name)
+        except LibsafeError:
+            missing.append(name)
+    return SecretSet([*known.values(), *witness.secrets().values()]), missing
+
+
+def _abandon(journal: Journal, facts: Facts | None, connected: Connected, found: Recovered) -> Recovered:
+    """
+    Close the job as FAILED without evidence; what there is of the run is kept aside.
+
+    Without facts nothing is known of its platform, to which it is then a run whose machine is lost.
+    """
+    job, reason = found.job, found.message
+    if job and facts is not None:
+        connection = connected(facts)
+        text = _secrets(connection, facts)[0].clean(
+            f"abandoned on {socket.gethostname()} without evidence: {reason}"
+        )
+        client = connection.client
+        # A job that is gone, or no longer ours to touch, needs no closing.
+        with contextlib.suppress(NotFound, Forbidden):
+            client.message(job, text, type="ERROR", idempotency_key=closing.key(facts.run, "abandoned"))
+            if client.job(job)["status"] in closing.OPEN:
+                client.update_job(job, status="FAILED", idempotency_key=closing.key(facts.run, "end"))
+    aside = journal.set_aside()
+    return dataclasses.replace(found, status="abandoned", message=f"{reason}; kept in {aside}")
+
+
+# A run whose machine is lost ------------------------------------------------------------------------------------
+
+
+def _lost(settings: Settings | None, witness: Witness) -> Iterator[Recovered]:
+    """End the jobs of runs of which nothing was heard since their lease ended."""
+    found = settings or settings_.known()
+    if found is None:
+        return
+    connection = connect(settings=found)
+    open_jobs: dict[str, dict[str, str]] = {}
+    try:
+        for status in closing.OPEN:
+            for job in connection.client.jobs(status=status):
+                open_jobs.setdefault(job["container_id"], {})[job["id"]] = job["date_create"]
+    except PlatformError as exc:
+        if exc.status not in (400, 404, 405, 501):
+            raise
+        # The call is unverified: without it runs of lost machines cannot be looked for.
+        yield Recovered("", "", "", "nothing", None, f"the platform does not list its open jobs ({exc})")
+    for container, jobs in open_jobs.items():
+        try:
+            records = list(_start_records(connection, container, jobs))
+        except LibsafeError as exc:
+            yield Recovered("", "", container, "waiting", None, str(exc))
+            continue
+        for started in records:
+            if started["run"] in {each.name for each in _folders(found.home)}:
+                # It is this machine's, and was dealt with or is under way.
+                continue
+            try:
+                if lease.over(connection, container, started["run"], started):
+                    yield _end_lost(connection, container, started, witness)
+            except Exception as exc:
+                # Also one that makes no sense: whoever may write to the container may have put it there.
+                message = _sentence(exc)
+                yield Recovered(started["run"], str(started["job"]), container, "waiting", None, message)
+
+
+def _start_records(connection: Connection, container: str, jobs: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """The start records of the container's open jobs. None was stored before the first of these jobs was created."""
+    earliest = datetime.fromisoformat(min(jobs.values())).replace(tzinfo=UTC).timestamp() - 3600
+    for each in connection.storage.list(container, lease.FOLDER + "/"):
+        if each.last_modified.timestamp() < earliest or each.path.count(".") != 1:
+            continue
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found = json.loads(connection.storage.get(container, each.path))
+            if str(found["job"]) in jobs and lease.path(found["run"]) == each.path:
+                yield found
+
+
+def _start_stored(connection: Connection, container: str, run: str) -> datetime | None:
+    """When the run's start record was stored, by the storage's clock; None where it is not there any more."""
+    with contextlib.suppress(ObjectNotFound):
+        return connection.storage.head(container, lease.path(run)).last_modified
+    return None
+
+
+def _end_lost(connection: Connection, container: str, started: dict[str, Any], witness: Witness) -> Recovered:
+    """Store a record that says what is known, and close the job as FAILED, unless its evidence only waits."""
+    run, job = str(started["run"]), str(started["job"])
+    client = connection.client
+    waiting = [
+        each["message"] for each in client.messages(job) if each["message"].startswith(closing.PENDING)
+    ]
+    if waiting:
+        return Recovered(run, job, container, "waiting", None, waiting[-1])
+    text = f"nothing was heard of {started.get('host')}, which ran it, since its lease ended"
+    function = started.get("function") or {}
+    name = function.get("key") or Path(str(function.get("name") or "function")).stem
+    begun = datetime.fromisoformat(started["started"])
+    prefix = evidence.folder(function=name, started=begun, job=job) + "-lost"
+    body = record.lost({**started, "container": container}, text)
+    files = dossier.complete(body, {}, node=None, messages=[], environment=None)
+    evidence.store(connection.storage, container, prefix, files)
+    # Another machine may have come this far before.
+    stored = _start_stored(connection, container, run)
+    link = chain.linked_since(connection.storage, container, run, stored) or chain.link(
+        connection.storage, container, run=run, prefix=prefix, files=files
+    )
+    warnings = (
+        witness.sign(connection.storage, container, link, prefix=prefix, files=files),
+        witness.stamp(connection.storage, container, link),
+    )
+    place = f"libsafe://{container}/{prefix}/"
+    client.message(job, text, type="ERROR", idempotency_key=closing.key(run, "message-error"))
+    client.message(job, f"evidence: {place}", idempotency_key=closing.key(run, "message-lost"))
+    for step, warning in zip(("signature", "time-stamp"), warnings, strict=True):
+        if warning:
+            key = closing.key(run, f"message-{step}")
+            client.message(job, warning, type="WARNING", idempotency_key=key)
+    client.message(job, link.head, idempotency_key=closing.key(run, "message-chain"))
+    if client.job(job)["status"] in closing.OPEN:
+        result = {
+            "run": run,
+            "job": job,
+            "container": container,
+            "status": "errored",
+            "error": body["error"],
+            "evidence": place,
+        }
+        client.update_job(job, status="FAILED", result=result, idempotency_key=closing.key(run, "end"))
+    return Recovered(run, job, container, "errored", place, text)

@@ -1,0 +1,54 @@
+"""Files from this machine into a container; a notebook with a key pasted in it is refused before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from libsafe_nb import check
+from libsafe_nb.connection import connect
+from libsafe_nb.errors import NotebookError
+from libsafe_nb.objects import Stored
+from libsafe_nb.plan import DEFAULT_CONTAINER, check_uploads
+from libsafe_nb.settings import Settings
+
+KEYS = ("LSN001", "LSN002", "LSN003")
+"""Findings of `check` for which a notebook is refused: a version in the container is there to stay."""
+
+
+def upload(
+    paths: Sequence[str | Path],
+    *,
+    container: str | None = None,
+    folder: str = "",
+    settings: Settings | None = None,
+) -> list[Stored]:
+    """
+    Store local files as `/{folder}/{basename}`; equal bytes are not stored again, others become a new version.
+
+    Parameters
+    ----------
+    container
+        By default the local platform's default container.
+
+    Raises
+    ------
+    UsageError
+        A file cannot be read, or two have one name. Nothing was sent.
+    NotebookError
+        A key is pasted in a notebook. Nothing was sent.
+    """
+    files = [Path(path) for path in paths]
+    check_uploads(files)
+    secrets = check.configured_secrets()
+    for file in files:
+        if file.suffix == ".ipynb":
+            found = [each for each in check.check(file, secrets=secrets) if each.code in KEYS]
+            if found:
+                more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+                raise NotebookError(
+                    f"{found[0]}{more}. Nothing was uploaded; libsafe-nb check shows all", notebook=str(file)
+                )
+    storage = connect(settings=settings).storage
+    where = f"/{folder.strip('/')}" if folder.strip("/") else ""
+    return [storage.upload(container or DEFAULT_CONTAINER, f"{where}/{file.name}", file) for file in files]
