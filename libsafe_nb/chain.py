@@ -48,6 +48,14 @@ class Link:
         return f"chain: {self.seq} {self.sha256}"
 
 
+@dataclass(frozen=True)
+class End:
+    """Where a chain ends: the highest number ever taken, 0 for none, and the sha256 of that link if anything is left of it."""
+
+    seq: int
+    sha256: str | None
+
+
 def path(seq: int) -> str:
     return f"{FOLDER}/{seq:08d}.json"
 
@@ -89,6 +97,7 @@ def link(
     run: str,
     prefix: str,
     files: Mapping[str, bytes],
+    last: End | None = None,
     tried: Iterable[Mapping[str, Any]] = (),
     trying: Callable[[int, str], None] = lambda seq, sha256: None,
 ) -> Link:
@@ -97,6 +106,8 @@ def link(
 
     Parameters
     ----------
+    last
+        Where the chain ended a moment ago; looked for if it is not given. One that is out of date costs a try.
     tried
         What `trying` was told when this was begun before, as `seq` and `sha256`: one of these may have been stored.
     trying
@@ -110,19 +121,24 @@ def link(
     for each in tried:
         if _digest_of(storage, container, each["seq"]) == each["sha256"]:
             return Link(each["seq"], each["sha256"])
-    last = highest(storage, container)
+    last = last or end(storage, container)
     while True:
-        prev = _last_digest(storage, container, last) if last else None
-        data = content(last + 1, prev, run=run, prefix=prefix, files=files)
-        found = Link(last + 1, record.digest(data))
+        data = content(last.seq + 1, last.sha256, run=run, prefix=prefix, files=files)
+        found = Link(last.seq + 1, record.digest(data))
         trying(found.seq, found.sha256)
         try:
             evidence.put_once(storage, container, path(found.seq), data)
         except PreconditionFailed:
-            # Another run's record took this number just now, and is what ours comes after.
-            last = found.seq
+            # Another run's record took this number just now, and is what ours comes after, or others behind it.
+            last = end(storage, container, least=found.seq)
         else:
             return found
+
+
+def end(storage: Storage, container: str, *, least: int = 0) -> End:
+    """Where the container's chain ends now; `least` is a number that is known to be taken."""
+    seq = max(least, highest(storage, container))
+    return End(seq, _last_digest(storage, container, seq) if seq else None)
 
 
 def linked_since(storage: Storage, container: str, run: str, moment: datetime | None) -> Link | None:

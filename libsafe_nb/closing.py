@@ -18,6 +18,7 @@ import dataclasses
 import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,15 @@ def close(
             _note(journal, "refused", message=str(exc))
         return _refused(journal, connection, secrets, Run(facts.run, job, facts.container), exc)
     try:
+        end = None
         if not journal.step("stored"):
-            evidence.store(connection.storage, result.container, prefix, files)
+            # Where the chain ends is looked for meanwhile: most of the time goes by in waiting for the storage.
+            with ThreadPoolExecutor(1, thread_name_prefix="chain") as beside:
+                looked = beside.submit(chain.end, connection.storage, result.container)
+                evidence.store(connection.storage, result.container, prefix, files)
             _note(journal, "stored")
-        link = _linked(journal, connection, result, prefix, files)
+            end = looked.result()
+        link = _linked(journal, connection, result, prefix, files, end)
         if not journal.step("told"):
             warnings = _attested(journal, connection, witness, result, prefix, files, link)
             _tell(journal, connection, secrets, result, unsent, link, warnings)
@@ -203,7 +209,12 @@ def _thawed(folder: Path, name: str, sha256: str) -> bytes:
 
 
 def _linked(
-    journal: Journal, connection: Connection, result: Run, prefix: str, files: Mapping[str, bytes]
+    journal: Journal,
+    connection: Connection,
+    result: Run,
+    prefix: str,
+    files: Mapping[str, bytes],
+    end: chain.End | None,
 ) -> chain.Link:
     """The link of the evidence in the container's chain; put there now if it was not."""
     step = journal.step("linked")
@@ -214,6 +225,7 @@ def _linked(
             run=result.run,
             prefix=prefix,
             files=files,
+            last=end,
             tried=[each for each in journal.steps if each["step"] == "linking"],
             trying=lambda seq, sha256: _note(journal, "linking", seq=seq, sha256=sha256),
         )

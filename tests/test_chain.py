@@ -55,6 +55,17 @@ def test_twenty_at_once_make_one_chain(link, bodies):
     assert unbroken(bodies())
 
 
+def test_an_end_that_is_out_of_date_costs_a_try(link, bodies, connection, container):
+    seen = chain.end(connection.storage, container)
+    for name in "abc":
+        link(name)
+    tried = []
+
+    assert link("d", last=seen, trying=lambda seq, sha256: tried.append(seq)).seq == 4
+    assert tried == [1, 4]
+    assert unbroken(bodies())
+
+
 @pytest.mark.parametrize("gone", [2, 3])
 def test_a_deleted_links_number_is_not_taken_again(gone, link, bodies, connection, container):
     """On a versioned bucket a conditional put succeeds again after a deletion."""
