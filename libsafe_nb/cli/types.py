@@ -1,0 +1,57 @@
+"""What options take: words on the command line, read and checked."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import click
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only
+    """A finite number of seconds above 0, at least `least`; 0 too if that means none."""
+
+    name = "seconds"
+
+    def __init__(self, *, least: float = 0, off: bool = False) -> None:
+        self._least, self._off = least, off
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        enough = (seconds > 0 and seconds >= self._least) or (self._off and seconds == 0)
+        if not (enough and math.isfinite(seconds)):
+            wanted = f"at least {self._least:g}" if self._least else "above 0"
+            never = ", or 0 for never" if self._off else ""
+            self.fail(f"expected seconds, {wanted}{never}, got {value!r}", param, ctx)
+        return seconds
+
+
+class Size(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only
+    """Bytes, with K, M or G for powers of 1024; no kernel starts with less than 64M."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d{1,15})([KMG]?)", str(value).strip().upper(), re.ASCII)
+        size = int(found[1]) * 1024 ** " KMG".index(found[2] or " ") if found else 0
+        if not 64 * 1024**2 <= size < 2**62:
+            self.fail(
+                f"expected a size of at least 64M, such as 1500M, 4G or bytes, got {value!r}", param, ctx
+            )
+        return size
+
+
+class Head(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only
+    """`SEQ:SHA256`, or the job's message itself, `chain: SEQ SHA256`."""
+
+    name = "head"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        found = re.fullmatch(r"(?:chain: )?([1-9][0-9]{0,7})[: ]([0-9a-f]{64})", str(value).strip())
+        if not found:
+            self.fail(f"expected SEQ:SHA256, as in the job's message, got {value!r}", param, ctx)
+        return {"seq": int(found[1]), "sha256": found[2]}
