@@ -25,7 +25,7 @@ OTHER = '<path d="M{x} {y}m0-6l6 6l-6 6l-6-6z" class="errored"/>'
 STYLE = """
 :root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem}
 h1{font-size:1.4rem}table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;padding:.3rem .6rem;
-border-bottom:1px solid #8885;overflow-wrap:anywhere}.wide{overflow-x:auto}svg{min-width:40rem;width:100%;height:auto}
+border-bottom:1px solid #8885;overflow-wrap:break-word}td a{overflow-wrap:anywhere}.wide{overflow-x:auto}svg{min-width:40rem;width:100%;height:auto}
 svg text{font:12px system-ui,sans-serif;fill:currentColor}.grid{stroke:#8885}.completed{fill:#1a7f4b}
 .failed{stroke:#c0392b;stroke-width:3;fill:none}.errored{fill:#b06a00}.begun{fill:none;stroke:#666;stroke-width:2}
 tr:target{background:#fc35}

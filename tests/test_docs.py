@@ -1,11 +1,15 @@
 """The docs are tested facts: commands, settings and links that they name exist, and those that exist are named."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import click
 import pytest
 
+import libsafe_nb
 from libsafe_nb import endpoints, settings
 from libsafe_nb.cli import cli
 
@@ -49,3 +53,23 @@ def test_the_table_of_calls_is_the_one_in_the_code():
     start = page.index("-->\n") + 4
 
     assert page[start : page.index("<!-- end -->")] == endpoints.table()
+
+
+def test_every_public_name_is_on_the_page_about_python():
+    page = (ROOT / "docs" / "api.md").read_text()
+
+    for name in set(libsafe_nb.__all__) - {"load_ipython_extension"}:
+        assert f"::: libsafe_nb.{name}" in page
+
+
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+    command = ["mkdocs", "build", "--strict", "--quiet", "-f", ROOT / ".ci" / "mkdocs.yml", "-d", tmp_path]
+    subprocess.run(
+        [sys.executable, "-m", *command], check=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    )
+
+    assert "libsafe_nb.run" in (tmp_path / "api" / "index.html").read_text()
+    for page in tmp_path.rglob("*.html"):
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]* src=[\"']?([^\"' >]+)", page.read_text())
+        loaded += re.findall(r"<link[^>]* rel=[\"']?stylesheet[^>]* href=[\"']?([^\"' >]+)", page.read_text())
+        assert not [each for each in loaded if each.startswith(("http", "//"))], page
