@@ -276,7 +276,7 @@ def _see_kernel_dead(journal: Journal) -> None:
 
 def _remove_sockets(journal: Journal) -> None:
     """The folder of the run's socket, which a killed runner leaves behind; by its name, so that it is no other."""
-    folder = Path(str((journal.step("job") or {}).get("sockets", "")))
+    folder = Path(str((journal.step("sockets") or {}).get("folder", "")))
     if folder.is_absolute() and folder.name.startswith(SOCKETS) and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -217,9 +217,12 @@ def _journey(course: _Course) -> Run:
         except BaseException:
             journal.remove()
             raise
+        with contextlib.suppress(OSError):
+            # A killed runner leaves it behind; whoever recovers the run takes it away.
+            journal.write("sockets", folder=str(sockets))
         course.interrupts.hold()
         try:
-            plan = course.plan = _with_job(plan, journal, sockets)
+            plan = course.plan = _with_job(plan, journal)
         except PlatformError as exc:
             if not isinstance(exc, Unreachable):
                 # Refused: there is no job. One that may have been made all the same is for a recovery to end.
@@ -332,7 +335,7 @@ def _begin(plan: Plan, facts: Facts) -> Journal:
     return journal
 
 
-def _with_job(plan: Plan, journal: Journal, sockets: Path) -> Plan:
+def _with_job(plan: Plan, journal: Journal) -> Plan:
     """The plan with its job; a new one is asked for under a key, so that a recovery finds the same."""
     job = plan.payload.job
     if not job:
@@ -344,7 +347,7 @@ def _with_job(plan: Plan, journal: Journal, sockets: Path) -> Plan:
         )["id"]
     with contextlib.suppress(OSError):
         # Tried again where a full disk is told to the job: here, the job would be lost with this process.
-        journal.write("job", job=job, sockets=str(sockets))
+        journal.write("job", job=job)
     return dataclasses.replace(plan, payload=plan.payload.replace(job=job))
 
 
@@ -403,7 +406,7 @@ def _at_the_door(
         try:
             course.interrupts.check()
             if not journal.job:
-                journal.write("job", job=plan.payload.job, sockets=str(sockets))
+                journal.write("job", job=plan.payload.job)
             _announce(plan, started)
             course.interrupts.check()
             journal.write("started")

@@ -236,7 +236,12 @@ def test_a_run_is_signed_and_stamped_and_others_can_check_it(
     # As the docs tell, with OpenSSL alone.
     page = (ROOT / "docs" / "verification.md").read_text()
     script = re.search(r"<!-- by hand -->\n```sh\n(.*?)```", page, re.DOTALL)[1]
-    environ = {"PATH": "/usr/bin:/bin", "KEY": str(public(key)), "ROOT": str(authority.root)}
+    environ = {
+        "PATH": "/usr/bin:/bin",
+        "TMPDIR": str(tmp_path),
+        "KEY": str(public(key)),
+        "ROOT": str(authority.root),
+    }
     by_hand = ["sh", "-e", "-c", script]
     told = subprocess.run(by_hand, cwd=copy.root, env=environ, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
