@@ -43,7 +43,7 @@ def platform(home, tmp_path_factory):
         yield served
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def connection(platform):
     return connect(settings=platform.settings)
 

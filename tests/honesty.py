@@ -29,6 +29,7 @@ from typing import Any
 
 import nbformat
 from engine_runs import MARK, marked_processes
+from environs import variables
 
 from libsafe_nb.connection import connect
 
@@ -51,6 +52,7 @@ KILLED = ("completed", "killed", "not-run")
 FAILED = ("completed", "failed", "not-run")
 DONE = ("completed", "completed", "completed")
 LATE = ("completed", "timed-out", "not-run")
+STOPPED = ("completed", "interrupted", "not-run")
 
 
 # ------------------------------------------------------------- what is done meanwhile
@@ -293,7 +295,7 @@ CASES = [
             143,
             "cancelled",
             "terminated",
-            ("completed", "interrupted", "not-run"),
+            STOPPED,
             "CANCELLED",
             ("terminated", "SIGTERM"),
             within=5,
@@ -341,7 +343,7 @@ CASES = [
             130,
             "cancelled",
             "interrupted",
-            ("completed", "interrupted", "not-run"),
+            STOPPED,
             "CANCELLED",
             ("interrupted", "SIGINT"),
             within=5,
@@ -369,7 +371,7 @@ CASES = [
             130,
             "cancelled",
             "interrupted",
-            ("completed", "interrupted", "not-run"),
+            STOPPED,
             "CANCELLED",
             ("interrupted",),
             within=60,
@@ -722,7 +724,7 @@ def ours(case: Case, folder: Path, settings: Any) -> Answer:
     connection = connect(settings=settings)
     container = connection.client.create_container(f"honesty {case.row}")["id"]
     with case.places(folder) as places, _environment(folder) as environ:
-        environ |= {"LIBSAFE_NB_HOME": str(places.home), **_platform(settings)}
+        environ |= {"LIBSAFE_NB_HOME": str(places.home), **variables(settings)}
         source = _write(case, folder, places.home / "runs", places)
         options = [*case.options, "--container", container, "--json"]
         if case.payload is not None:
@@ -826,17 +828,6 @@ def _environment(folder: Path) -> Iterator[dict[str, str]]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         shutil.rmtree(runtime, ignore_errors=True)
-
-
-def _platform(settings: Any) -> dict[str, str]:
-    return {
-        "LIBSAFE_URL": settings.url,
-        "LIBSAFE_KEY_USER": settings.key_user,
-        "LIBSAFE_S3_ENDPOINT": settings.s3.endpoint,
-        "LIBSAFE_S3_BUCKET": settings.s3.bucket,
-        "LIBSAFE_S3_ACCESS_KEY": settings.s3.access_key,
-        "LIBSAFE_S3_SECRET_KEY": settings.s3.secret_key,
-    }
 
 
 def _attend(

@@ -10,7 +10,6 @@ from conftest import write_function
 import libsafe_nb
 from libsafe_nb import archive, history, telling
 from libsafe_nb.cli import cli
-from libsafe_nb.connection import connect
 from libsafe_nb.errors import UsageError
 
 READ = """
@@ -34,11 +33,6 @@ request = Request(None, SimpleNamespace(body=json_sample))
 request.log("torn", type="ERROR", file_id=request.Files[0].id)
 raise ValueError("torn")
 """
-
-
-@pytest.fixture(scope="module")
-def connection(platform):
-    return connect(settings=platform.settings)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from environs import variables
 from leak_search import Search
 from leaks import AWS_LIKE, CASES, EIGHT, KNOWN_IMPOSSIBLE, LONG, NON_ASCII, QUOTES, SETUP
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
@@ -165,16 +166,11 @@ def program(platform, folder, *options):
     cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(source)]
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": SPEC}), path)
     payload.write_text(json.dumps(platform.payload()))
-    s3 = platform.settings.s3
     environ = {
         **os.environ,
-        "LIBSAFE_URL": platform.settings.url,
+        **variables(platform.settings),
         "LIBSAFE_KEY_USER": AWS_LIKE,
         "LIBSAFE_KEY_ROOT": QUOTES,
-        "LIBSAFE_S3_ENDPOINT": s3.endpoint,
-        "LIBSAFE_S3_BUCKET": s3.bucket,
-        "LIBSAFE_S3_ACCESS_KEY": s3.access_key,
-        "LIBSAFE_S3_SECRET_KEY": s3.secret_key,
     }
     done = subprocess.run(
         [

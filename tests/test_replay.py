@@ -14,7 +14,6 @@ from libsafe_nb.cli import cli
 from libsafe_nb.compat import keys
 from libsafe_nb.compat.outbox import Outbox
 from libsafe_nb.compat.session import Session
-from libsafe_nb.connection import connect
 from libsafe_nb.door import STUB, Door
 from libsafe_nb.errors import ExecutionError, NotebookError, SecretFound, UsageError
 
@@ -37,11 +36,6 @@ print(made.id)
 print(made.sha256)
 request.job_end(True)
 """
-
-
-@pytest.fixture(scope="module")
-def connection(platform):
-    return connect(settings=platform.settings)
 
 
 @pytest.fixture(scope="module")

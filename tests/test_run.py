@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from environs import variables
 from nbformat.v4 import new_code_cell, new_notebook
 
 import libsafe_nb
@@ -313,16 +314,7 @@ def test_eight_runs_at_once_in_processes(platform, container, connection, notebo
 
 
 def command_environment(platform):
-    settings = platform.settings
-    return {
-        **os.environ,
-        "LIBSAFE_URL": settings.url,
-        "LIBSAFE_KEY_USER": settings.key_user,
-        "LIBSAFE_S3_ENDPOINT": settings.s3.endpoint,
-        "LIBSAFE_S3_BUCKET": settings.s3.bucket,
-        "LIBSAFE_S3_ACCESS_KEY": settings.s3.access_key,
-        "LIBSAFE_S3_SECRET_KEY": settings.s3.secret_key,
-    }
+    return {**os.environ, **variables(platform.settings)}
 
 
 def command(platform, *arguments, **environ):
