@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from libsafe_nb import record
+from libsafe_nb import percent, record
 from libsafe_nb.errors import NotebookError, ParameterError
 from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 
@@ -105,7 +105,12 @@ def parse(source: bytes, *, name: str) -> FunctionNotebook:
 
 def read(source: bytes, *, name: str) -> Any:
     """
-    A notebook file's bytes as a notebook of format 4, whatever its cells hold.
+    A notebook file's bytes as a notebook of format 4, whatever its cells hold: here alone notebooks are read.
+
+    Parameters
+    ----------
+    name
+        Its path or address. One that ends in `.py` is read as a notebook in percent format (`percent.py`).
 
     Raises
     ------
@@ -121,8 +126,10 @@ def read(source: bytes, *, name: str) -> Any:
             # Of what is mended here.
             warnings.simplefilter("ignore")
             text = source.decode("utf-8-sig")
-            found = json.loads(text)
-            if isinstance(found, dict) and found.get("nbformat") == 4:
+            found = None if percent.is_script(name) else json.loads(text)
+            if percent.is_script(name):
+                node = percent.read(source, name=name)
+            elif isinstance(found, dict) and found.get("nbformat") == 4:
                 # Not by `reads`, which gives chance ids to cells that have none.
                 node = nbformat.v4.to_notebook(found)
             else:
@@ -136,6 +143,8 @@ def read(source: bytes, *, name: str) -> Any:
         raise NotebookError(
             f"{name}: expected a notebook in UTF-8, got byte 0x{source[exc.start]:02x}", notebook=name
         ) from exc
+    except NotebookError:
+        raise
     except Exception as exc:  # nbformat raises whatever the damage leads to: AttributeError, KeyError …
         found = str(exc).strip().splitlines()[0][:160] if str(exc).strip() else type(exc).__name__
         raise NotebookError(

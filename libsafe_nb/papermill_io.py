@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from libsafe_nb import notebook, percent
 from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import NotebookError
 
@@ -10,7 +11,7 @@ class LibsafeHandler:
     """
     papermill's input/output plug-in. The connection is made at the first use, so that registering costs nothing.
 
-    Writing replaces what is at the path with a new version; the bucket keeps the old one.
+    A notebook in percent format (`.py`) is read as the notebook that it is. Writing replaces what is at the path with a new version; the bucket keeps the old one.
     """
 
     def __init__(self) -> None:
@@ -18,7 +19,13 @@ class LibsafeHandler:
 
     def read(self, path: str) -> str:
         container, inside = split(path)
-        return self._open().storage.get(container, inside).decode()
+        source = self._open().storage.get(container, inside)
+        if percent.is_script(path):
+            # papermill reads JSON only.
+            import nbformat
+
+            return str(nbformat.writes(notebook.read(source, name=path)))
+        return source.decode()
 
     def write(self, buf: str, path: str) -> None:
         container, inside = split(path)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from libsafe_nb import check
+from libsafe_nb import check, percent
 from libsafe_nb.connection import connect
-from libsafe_nb.errors import NotebookError
+from libsafe_nb.errors import NotebookError, UsageError
 from libsafe_nb.objects import Stored
 from libsafe_nb.plan import DEFAULT_CONTAINER, check_uploads
 from libsafe_nb.settings import Settings
@@ -42,7 +42,7 @@ def upload(
     check_uploads(files)
     secrets = check.configured_secrets()
     for file in files:
-        if file.suffix == ".ipynb":
+        if file.suffix == ".ipynb" or _is_percent(file):
             found = [each for each in check.check(file, secrets=secrets) if each.code in KEYS]
             if found:
                 more = f", and {len(found) - 1} more" if len(found) > 1 else ""
@@ -52,3 +52,12 @@ def upload(
     storage = connect(settings=settings).storage
     where = f"/{folder.strip('/')}" if folder.strip("/") else ""
     return [storage.upload(container or DEFAULT_CONTAINER, f"{where}/{file.name}", file) for file in files]
+
+
+def _is_percent(file: Path) -> bool:
+    if not percent.is_script(file.name):
+        return False
+    try:
+        return percent.is_notebook(file.read_bytes())
+    except OSError as exc:
+        raise UsageError(f"{file}: cannot be read ({exc.strerror or exc})") from exc
