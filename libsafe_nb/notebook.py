@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from libsafe_nb import percent, record
+from libsafe_nb import languages, percent, record
 from libsafe_nb.errors import NotebookError, ParameterError
 from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 
@@ -198,13 +198,17 @@ def from_script(source: bytes, *, name: str) -> FunctionNotebook:
 def _prepare(node: Any, *, name: str, sha256: str) -> FunctionNotebook:
     code_sha256 = record.code_hash(node.cells)
     spec = node.metadata.get("kernelspec", {})
-    language = spec.get("language") or node.metadata.get("language_info", {}).get("name") or "python"
+    language = (
+        spec.get("language")
+        or node.metadata.get("language_info", {}).get("name")
+        or languages.OF_KERNELS.get(spec.get("name"), "python")
+    )
     tagged = [cell for cell in node.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) > 1:
         raise NotebookError(
             f"{name}: expected one cell tagged 'parameters', got {len(tagged)}", notebook=name
         )
-    found = _python(node, tagged) if language == "python" else _Found()
+    found = _python(node, tagged) if language == "python" else _other(tagged, language)
     described = node.metadata.get("libsafe")
     return FunctionNotebook(
         name=name,
@@ -240,7 +244,7 @@ def _python(node: Any, tagged: list[Any]) -> _Found:
         is_tagged = cell in tagged
         if payload and found.name is None:
             found.name = payload
-            _declare_payload(found, assigned[payload][1])
+            _declare_payload(found, _literal(assigned[payload][1]))
         if is_tagged and _only_parameters(body):
             if payload:
                 found.substitutions += _blank_keys(cell, payload, assigned[payload][1])
@@ -254,6 +258,28 @@ def _python(node: Any, tagged: list[Any]) -> _Found:
             found.substitutions.append(_substitute(cell, payload, assigned[payload][0]))
             if is_tagged:
                 cell.metadata["tags"] = [tag for tag in cell.metadata["tags"] if tag != "parameters"]
+    return found
+
+
+def _other(tagged: list[Any], language: str) -> _Found:
+    """In another language the payload is JSON text, and what the language tells of a value is its type (`languages.py`)."""
+    found = _Found()
+    for cell in tagged:
+        assigned = languages.declared(language, cell.source)
+        found.name = next((each for each in PAYLOAD_NAMES if each in assigned), None)
+        sample = languages.payload_text(assigned.get(found.name) if found.name else None)
+        _declare_payload(found, sample)
+        for name, value in found.pasted.items():
+            written = json.dumps(value)[1:-1] if isinstance(value, str) else ""
+            if name != "url" and written in cell.source and _may_be_key(value):
+                first = cell.source[: cell.source.index(written)].count("\n") + 1
+                cell.source = cell.source.replace(written, BLANK)
+                found.substitutions.append(Substitution(cell.id, f"{found.name}.api.{name}", first, first))
+        for name, value in assigned.items():
+            if name not in PAYLOAD_NAMES:
+                # Of bash's values, which are all text, nothing is known.
+                kind = Any if language == languages.BASH else _type_of(value)
+                found.parameters[name] = Parameter(name, kind, value, in_payload=False)
     return found
 
 
@@ -365,24 +391,28 @@ def _may_be_key(value: Any) -> bool:
     return isinstance(value, str) and value != SAMPLE_KEY and not weakness(value)
 
 
-def _declare_payload(found: _Found, value: ast.expr | None) -> None:
-    try:
-        default = ast.literal_eval(value) if value is not None else {}
-        api = default.get("api", {})
-        found.pasted.update(api if isinstance(api, dict) else {})
-        declared = default.get("function_params", {})
+def _declare_payload(found: _Found, default: Any) -> None:
+    """Take keys and declared parameters from the payload that the notebook holds, as far as it is one."""
+    api, declared = (
+        default.get(name) if isinstance(default, dict) else None for name in ("api", "function_params")
+    )
+    if isinstance(api, dict):
+        found.pasted.update(api)
+    if isinstance(declared, dict):
         for name, each in declared.items():
             found.parameters[str(name)] = Parameter(str(name), _type_of(each), each, in_payload=True)
-    except (ValueError, TypeError, AttributeError, SyntaxError, RecursionError):
-        # Computed rather than written out: nothing can be known of it before it runs.
-        return
+
+
+def _literal(value: ast.expr | None) -> Any:
+    """What is written out there; None for what is computed: nothing can be known of it before it runs."""
+    try:
+        return ast.literal_eval(value) if value is not None else None
+    except (ValueError, TypeError, SyntaxError, RecursionError):
+        return None
 
 
 def _declare(name: str, statement: ast.stmt, value: ast.expr | None) -> Parameter:
-    try:
-        default = ast.literal_eval(value) if value is not None else None
-    except (ValueError, TypeError, SyntaxError, RecursionError):
-        default = None
+    default = _literal(value)
     if isinstance(statement, ast.AnnAssign):
         return Parameter(name, _annotation(ast.unparse(statement.annotation)), default, in_payload=False)
     return Parameter(name, _type_of(default), default, in_payload=False)

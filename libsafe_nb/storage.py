@@ -207,7 +207,7 @@ class Storage:
         """
         with self.open(container, path, version_id=version_id) as stream:
             data = stream.read()
-            self._check_digest(stream, hashlib.sha256(data).hexdigest())
+            self.check_digest(stream, hashlib.sha256(data).hexdigest())
             return data
 
     def download(self, container: str, path: str, target: Path, *, version_id: str | None = None) -> Stored:
@@ -227,7 +227,7 @@ class Storage:
                     while block := stream.read(COPY):
                         sha256.update(block)
                         file.write(block)
-                self._check_digest(stream, sha256.hexdigest())
+                self.check_digest(stream, sha256.hexdigest())
                 part.replace(target)
             finally:
                 part.unlink(missing_ok=True)
@@ -432,7 +432,8 @@ class Storage:
             if not page["IsTruncated"] or not place or place == before:
                 return
 
-    def _check_digest(self, stream: ObjectStream, found: str) -> None:
+    def check_digest(self, stream: ObjectStream, found: str) -> None:
+        """Raise `StorageError` where the digest that was stored with an object is not that of the bytes that were read."""
         if stream.sha256 is not None and stream.sha256 != found:
             raise StorageError(
                 f"{stream.name}: expected the bytes that were stored (sha256 {stream.sha256[:12]}…),"
