@@ -51,11 +51,15 @@ class Bash(BashKernel):  # type: ignore[misc] # bash_kernel is not typed
             )
         except (ValueError, pexpect.TIMEOUT):
             # pexpect's, which has interrupted the shell.
-            return self._failed("CellIncomplete", "bash waits for more: a quote, a bracket or an fi is missing")
+            return self._failed(
+                "CellIncomplete", "bash waits for more: a quote, a bracket or an fi is missing"
+            )
         if self._ended is None:
             return reply
         status = _exit_status(self._ended)
-        return self._failed("SystemExit", str(status), " (the cell ended the shell, and its variables are gone)")
+        return self._failed(
+            "SystemExit", str(status), " (the cell ended the shell, and its variables are gone)"
+        )
 
     def _failed(self, kind: str, value: str, more: str = "") -> dict[str, Any]:
         error = {"ename": kind, "evalue": value, "traceback": [f"{kind}: {value}{more}"]}
