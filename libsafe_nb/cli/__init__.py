@@ -39,8 +39,10 @@ def cli(ctx: click.Context, debug: bool) -> None:
 for command in (
     running.run,
     running.exec_,
+    authoring.new_,
     authoring.check_,
     authoring.upload_,
+    authoring.open_,
     reading.verify_,
     platform.local,
     job.job,
