@@ -19,6 +19,20 @@ BASH, R = "bash", "R"
 OF_KERNELS = {"bash": BASH, "ir": R}
 """For a notebook that names its kernel and no language, as some editors write them."""
 
+FIRST = {
+    R: """local({
+  quit <- function(save = "no", status = 0, runLast = TRUE) {
+    if (status != 0) stop("quit(status = ", status, ")", call. = FALSE)
+    base::quit("no", status, runLast)
+  }
+  attach(list(quit = quit, q = quit), name = "libsafe-nb", warn.conflicts = FALSE)
+})"""
+}
+"""
+What is executed silently after the parameters. IRkernel 1.3 forgets the status of `quit` and answers that the cell was well:
+`quit(status = 3)` would be told completed.
+"""
+
 _NUMBER = re.compile(r"-?\d+(\.\d*)?([eE][-+]?\d+)?L?")
 _R_ASSIGNMENT = re.compile(r"^([A-Za-z][\w.]*)[ \t]*(?:<-|=)[ \t]*(.*)$", re.MULTILINE)
 _R_TEXT = re.compile(r"""r"\((.*?)\)"|'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)

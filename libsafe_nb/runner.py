@@ -494,7 +494,8 @@ def _execute(course: _Course, journal: Journal, desk: Desk, door: Path) -> Outco
     if plan.replay is not None and plan.replay.stub:
         # In the environment, so that cells before the payload's and processes that a cell starts change nothing either.
         execution.env[STUB] = "1"
-    execution.after_parameters = (lambda: fill) if plan.function.language == "python" else None
+    first = fill if plan.function.language == "python" else languages.FIRST.get(plan.function.language)
+    execution.after_parameters = (lambda: first) if first else None
     execution.output_filter = LiveFilter(plan.secrets)
     execution.on_kernel = on_kernel
     execution.on_cell = on_cell

@@ -11,7 +11,7 @@ from engine_runs import is_zombie, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 from test_run import REAL
 
-from libsafe_nb import door, errors, languages, notebook
+from libsafe_nb import door, errors, kernels, languages, notebook
 from libsafe_nb.cli import cli
 from libsafe_nb.execution import Limits
 
@@ -247,3 +247,68 @@ def test_a_wrong_type_for_r_is_refused(written):
     assert notebook.bind(parsed, {"count": "6"}, known_only=True)["count"] == 6
     with pytest.raises(errors.ParameterError, match="count: expected int"):
         notebook.bind(parsed, {"count": "many"}, known_only=True)
+
+
+R_CELLS = [
+    'cat("hello", name, "\\n"); cat(depth <- jsonlite::fromJSON(json_sample)$function_params$depth)',
+    "cat(json_sample)",
+    'job <- function(...) system2("libsafe-nb", c("job", shQuote(c(...))), stdout = TRUE)\n'
+    'id <- jsonlite::fromJSON(job("files", "--json"))$id\n'
+    'cat(job("get", id, "got"), file.size("got"), "\\n")\n'
+    'job("hash", id, "md5", unname(tools::md5sum("got")))\n'
+    'job("put", "got", "--to", "/copies/got.txt")\n'
+    'job("log", "from R é", "--file", id)\njob("end")',
+    "cat(Sys.getenv())",
+    "plot(1:2)",
+]
+
+
+@pytest.fixture
+def irkernel():
+    try:
+        kernels.check("ir", "R")
+    except errors.NotebookError as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.mark.r
+def test_an_r_function_works_with_its_files_through_its_runner(
+    irkernel, written, run, stored, cells, letter, connection, container, messages, platform
+):
+    path = written("R", R_SAMPLE, *R_CELLS)
+    done = run(path, files=[letter], params={"name": 'it\'s "5" \\ é 😀 %', "depth": "2"})
+
+    text, states = cells(done)
+    assert (done.status, set(states)) == ("completed", {"completed"}), done.error
+    assert text[2] == 'hello it\'s "5" \\ é 😀 % \n2'
+    assert json.loads(text[3])["api"]["key_user"] == {"$secret": "key_user"}
+    assert text[4] == "got 13000 \n"
+    assert platform.settings.key_user not in text[5]
+    node = nbformat.reads(stored(done, "executed.ipynb").decode(), as_version=4)
+    assert "image/png" in node.cells[6].outputs[0].data
+
+    file = connection.client.file_by_path(container, letter)
+    assert connection.client.file(file["id"])["hashes"] == {"md5": hashlib.md5(LETTER).hexdigest()}
+    assert [each["file_id"] for each in messages(done) if each["message"] == "from R é"] == [file["id"]]
+    body = json.loads(stored(done, "record.json"))
+    assert body["env"]["kernel"]["language"] == "R"
+    assert [each["read"] for each in body["inputs"]] == ["full"]
+    assert [each["path"] for each in body["outputs"]] == ["/copies/got.txt"]
+
+
+@pytest.mark.r
+@pytest.mark.parametrize(
+    ("cell", "status", "exit_code"),
+    [
+        ('stop("no")', "failed", 1),
+        ("rm(list = ls()); quit(status = 3)", "failed", 1),
+        ("q()", "completed", 0),
+        ("tools::pskill(Sys.getpid(), 9)", "errored", 3),
+        ('cat("begun\\n"); Sys.sleep(600)', "timeout", 4),
+    ],
+)
+def test_how_an_r_cell_can_end(irkernel, cell, status, exit_code, written, run, cells):
+    done = run(written("R", R_SAMPLE, cell, "1"), limits=Limits(cell_timeout=10))
+
+    assert (done.status, done.exit_code) == (status, exit_code), done.error
+    assert cells(done)[1][-1] == "not-run"
