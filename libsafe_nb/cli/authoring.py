@@ -52,7 +52,7 @@ def new_(name: str | None, template_name: str, title: str | None, listing: bool)
     "--json", "as_json", is_flag=True, help="Print a JSON list of {file, cell, line, code, message}."
 )
 def check_(notebooks: tuple[str, ...], as_json: bool) -> None:
-    """Find keys pasted in notebooks, and descriptions that are not whole, before they are uploaded or published.
+    """Find what is wrong with notebooks before they run: keys, parameters, order, imports, paths, jobs not ended.
 
     Prints FILE:CELL:LINE: CODE MESSAGE for each; cells are counted from 1. The codes are in docs/check.md.
     """
