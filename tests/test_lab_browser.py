@@ -1,0 +1,109 @@
+"""The Lab on a container, in a real browser."""
+
+import json
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from environs import variables
+from labs import SEEN, create, lab, opened, ready, save, served, type_cell
+
+pytest.importorskip("jupyterlab", reason="the extra `lab` is not installed")
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def container(connection):
+    """The one container of the Lab; each test makes names of its own in it."""
+    return connection.client.create_container("lab")["id"]
+
+
+@pytest.fixture(scope="module")
+def address(browser, platform, container, tmp_path_factory):
+    with lab(container, variables(platform.settings), tmp_path_factory.mktemp("lab")) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser, address):
+    page = opened(browser, address)
+    yield page
+    page.context.close()
+
+
+@pytest.fixture
+def read(connection, container):
+    """What the container holds under a path, as bytes of S3."""
+    return lambda path: connection.storage.get(container, path)
+
+
+def test_a_function_made_from_the_launcher_is_run_and_its_bytes_are_in_s3(page, read):
+    create(page, "Count the letters")
+    type_cell(page, "print(6 * 7)").get_by_text("42").wait_for()
+    save(page)
+    stored = json.loads(read("count-the-letters.ipynb"))
+
+    assert stored["metadata"]["libsafe"]["title"] == "Count the letters"
+    assert '"key": "count-the-letters"' in "".join(stored["cells"][1]["source"])
+    assert stored["cells"][-1]["source"] == ["print(6 * 7)"]
+    assert stored["cells"][-1]["outputs"][0]["text"] == ["42\n"]
+
+
+def test_the_menu_the_context_menu_and_the_palette_offer_it_too(page, read):
+    page.locator(".lm-MenuBar-item", has_text="File").click()
+    page.locator(".lm-Menu-item[data-type=submenu]", has_text=re.compile("^New$")).click()
+    page.locator(".lm-Menu-item", has_text="LIBSAFE Go function").click()
+    page.locator(".jp-Dialog").get_by_text("Cancel", exact=True).click()
+    page.locator(".jp-DirListing-content").click(button="right", position={"x": 90, "y": 500})
+    page.locator(".lm-Menu-item", has_text="New LIBSAFE Go function").click()
+    page.locator(".jp-Dialog input[name=title]").fill("From the context menu")
+    page.keyboard.press("Enter")
+    ready(page)
+
+    assert b"# From the context menu" in read("from-the-context-menu.ipynb")
+
+
+def test_an_uploaded_notebook_is_opened(page, read):
+    sample = ROOT / "notebooks" / "hash_files.ipynb"
+    with page.expect_file_chooser() as chooser:
+        page.locator(
+            ".jp-FileBrowser-toolbar [data-command='filebrowser:upload'], [title^='Upload Files']"
+        ).first.click()
+    chooser.value.set_files(sample)
+    page.locator(".jp-DirListing-item", has_text="hash_files.ipynb").dblclick()
+    ready(page)
+
+    assert json.loads(read("hash_files.ipynb")) == json.loads(sample.read_bytes())
+
+
+def test_a_lab_that_we_did_not_start_is_left_as_it_is(browser, tmp_path):
+    """The extension is in every Lab of the environment: in others it shows nothing, asks nothing and breaks nothing."""
+    command = ["jupyterlab", "--no-browser", "--port", "0", "--allow-root", "--LabApp.news_url=None"]
+    asked, wrong = [], []
+    with served(command, {}, tmp_path) as address, browser.new_context() as context:
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
+        page.goto(address)
+        page.locator(".jp-LauncherCard").first.wait_for(timeout=SEEN)
+
+        assert [url for url in asked if "/libsafe-nb/static/" in url]
+        assert [url for url in asked if "/libsafe/" in url] == []
+        assert page.locator(".jp-LauncherCard", has_text="LIBSAFE").count() == 0
+        assert wrong == []
+
+
+def test_what_is_installed_is_what_is_here():
+    """An editable installation holds a copy of the extension: after a change, install again."""
+    source = ROOT / "libsafe_nb" / "data" / "labextension"
+    installed = Path(sys.prefix) / "share" / "jupyter" / "labextensions" / "libsafe-nb"
+    names = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
+
+    assert [(installed / name).read_bytes() for name in names] == [
+        (source / name).read_bytes() for name in names
+    ]
+    assert json.loads((source / "package.json").read_text())["version"] == version("libsafe-nb")
