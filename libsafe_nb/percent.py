@@ -48,7 +48,9 @@ def read(source: bytes, *, name: str) -> Any:
         )
     text = source.decode("utf-8-sig").replace("\r\n", "\n")
     # Where a header says which of jupytext's forms it is in, that one counts.
-    form = {"extension": SUFFIX} if _HEADER.search(source) else {"extension": SUFFIX, "format_name": "percent"}
+    form = (
+        {"extension": SUFFIX} if _HEADER.search(source) else {"extension": SUFFIX, "format_name": "percent"}
+    )
     node = _jupytext(name).reads(text, fmt=form)
     node.metadata.pop("jupytext", None)
     node.metadata.setdefault("kernelspec", dict(_SPEC))

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from libsafe_nb import s3wire
 from libsafe_nb.digests import digest
@@ -184,6 +184,35 @@ class Storage:
         return Upload(self, container, _plain(path), key, arguments).send(
             source, size=size, expected=expected
         )
+
+    def mark_folder(self, container: str, path: str, *, there: bool = True) -> None:
+        """
+        Make a folder that is there though nothing lies in it, or no longer is: an empty object with a final slash.
+
+        So do S3 browsers; other clients see the folder then as well.
+        """
+        key = self.key(container, path) + "/"
+        if there:
+            self.call("put_object", key, Body=b"", ContentType="application/x-directory")
+        else:
+            self.call("delete_object", key)
+
+    def copy(self, container: str, source: str, target: str, *, version_id: str | None = None) -> None:
+        """
+        Copy an object, or one of its versions, within the container; the storage does it, up to its 5 GiB.
+
+        What stood at `target` becomes an older version of it.
+        """
+        info = self.head(container, source, version_id=version_id)
+        if info.size > _LARGEST_COPY:
+            with self.open(container, source, version_id=info.version_id) as stream:
+                body = cast(BinaryIO, stream)
+                self.upload(container, target, body, content_type=info.content_type, metadata=info.metadata)
+            return
+        place = {"Bucket": self.bucket, "Key": self.key(container, source)}
+        if info.version_id is not None:
+            place["VersionId"] = info.version_id
+        self.call("copy_object", self.key(container, target), CopySource=place)
 
     def delete(self, container: str, path: str) -> None:
         """Delete; on a versioned bucket the older versions stay. Nothing there is no error."""

@@ -4,9 +4,12 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+from urllib.parse import urlsplit
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/lab\S*token=\w+")
 FRONT = ".jp-NotebookPanel:not(.lm-mod-hidden)"
@@ -42,11 +45,23 @@ def served(command, environ, folder):
         # What it says later must be read, or it would wait for a reader.
         reader = threading.Thread(target=said.extend, args=(process.stdout,), daemon=True)
         reader.start()
+        _answers(found.group())
         yield found.group()
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
         process.stdout.close()
+
+
+def _answers(address):
+    """Jupyter tells its address a moment before it listens there."""
+    place = urlsplit(address)
+    for _ in range(600):
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection((place.hostname, place.port)).close()
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"nobody listens at {place.netloc}")
 
 
 def opened(browser, address, **options):

@@ -43,6 +43,7 @@ for command in (
     authoring.check_,
     authoring.upload_,
     authoring.open_,
+    authoring.lab,
     reading.verify_,
     platform.local,
     job.job,

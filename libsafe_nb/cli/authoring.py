@@ -1,4 +1,4 @@
-"""`new`, `check`, `upload` and `open`: a notebook before it runs, and what is there to look at."""
+"""`new`, `check`, `upload`, `open` and `lab`: a notebook before it runs, and what is there to look at."""
 
 from __future__ import annotations
 
@@ -132,3 +132,26 @@ def open_(what: str, folder: Path, no_browser: bool) -> None:
             raise UsageError(
                 f"{path}: no browser was found to show it; open it in yours, or give --no-browser"
             )
+
+
+@click.command("lab")
+@click.argument("container", required=False)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8888, show_default=True, help="0: any that is free."
+)
+@click.option("--browser/--no-browser", default=True, help="Open it in a browser.  [default: browser]")
+def lab(container: str | None, port: int, browser: bool) -> None:
+    """Open JupyterLab on a CONTAINER: its files are those that the Lab shows, opens and saves.
+
+    Without CONTAINER it is LIBSAFE_NB_CONTAINER, else the local platform's default. It listens on 127.0.0.1 only, and wants
+    the token that is in the address it prints. Needs the extra `lab`.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise UsageError(
+            "the Lab needs jupyterlab, which is not installed; run: pip install 'libsafe-nb[lab]'"
+        )
+    from libsafe_nb.jupyter.lab import serve
+
+    serve(container, port=port, browser=browser)

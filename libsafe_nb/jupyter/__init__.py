@@ -1,1 +1,21 @@
-"""What a Jupyter server gets from us, for the Lab."""
+"""
+What a Jupyter server gets from us: a container as its files (`contents.py`), and calls for the Lab (`creation.py`).
+
+Importing this costs nothing: every Jupyter server of the environment may ask for its extension points.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _jupyter_server_extension_points() -> list[dict[str, str]]:
+    return [{"module": "libsafe_nb.jupyter"}]
+
+
+def _load_jupyter_server_extension(server: Any) -> None:
+    from libsafe_nb.jupyter import creation
+
+    server.web_app.add_handlers(".*$", creation.routes(server.web_app.settings["base_url"]))
+    # The extension of the Lab (`data/labextension`) does something only where this is told.
+    server.web_app.settings.setdefault("page_config_data", {})["libsafe"] = "true"
