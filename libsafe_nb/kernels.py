@@ -41,6 +41,8 @@ LOCAL = "local-provisioner"
 """jupyter_client's name for starting a kernel as a process of this machine."""
 
 _BASH = (sys.executable, "-m", "bash_kernel", "-f", "{connection_file}")
+OURS = "libsafe"
+"""The kernelspec "LIBSAFE Go (Python)" that comes with this package."""
 
 TAIL = 8192
 """Bytes kept of what a kernel writes to its own stdout and stderr (not the cells' outputs)."""
@@ -96,8 +98,9 @@ def check(
         raise NotebookError(
             f"the notebook names no kernel{wanted} (metadata.kernelspec.name). {_choice(specs, language)}"
         )
-    if kernel_name == "python":
-        # As in jupyter_client: notebooks of all ages say so and mean whatever Python there is.
+    if kernel_name == "python" or (kernel_name == OURS and OURS not in specs.find_kernel_specs()):
+        # As in jupyter_client: notebooks of all ages say so and mean whatever Python there is. So does ours, which
+        # differs from it by the extension that a run's kernel gets anyhow; not every install brings its kernelspec.
         kernel_name = NATIVE_KERNEL_NAME
     try:
         found = specs.get_kernel_spec(kernel_name)

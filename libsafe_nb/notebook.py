@@ -244,7 +244,7 @@ def _python(node: Any, tagged: list[Any]) -> _Found:
         is_tagged = cell in tagged
         if payload and found.name is None:
             found.name = payload
-            _declare_payload(found, _literal(assigned[payload][1]))
+            _declare_payload(found, _sample(assigned[payload][1]))
         if is_tagged and _only_parameters(body):
             if payload:
                 found.substitutions += _blank_keys(cell, payload, assigned[payload][1])
@@ -254,8 +254,10 @@ def _python(node: Any, tagged: list[Any]) -> _Found:
                     if declared.secret and isinstance(declared.default, str):
                         found.pasted[target] = declared.default
             found.substitutions += _blank_secrets(cell, found)
-        elif payload and _is_literal(assigned[payload][1]):
-            found.substitutions.append(_substitute(cell, payload, assigned[payload][0]))
+        elif payload and (_is_literal(assigned[payload][1]) or _asks(assigned[payload][1])):
+            # Who asks for the payload is given the run's; a literal gives way to it.
+            if not _asks(assigned[payload][1]):
+                found.substitutions.append(_substitute(cell, payload, assigned[payload][0]))
             if is_tagged:
                 cell.metadata["tags"] = [tag for tag in cell.metadata["tags"] if tag != "parameters"]
     return found
@@ -311,6 +313,11 @@ def _only_parameters(body: list[ast.stmt]) -> bool:
 
 def _is_literal(value: ast.expr | None) -> bool:
     return isinstance(value, ast.Dict)
+
+
+def _asks(value: ast.expr | None) -> bool:
+    """Whether it is `libsafe_nb.payload(…)`, by which a notebook gets its payload in an interactive session."""
+    return isinstance(value, ast.Call) and ast.unparse(value.func) in ("libsafe_nb.payload", "payload")
 
 
 def _substitute(cell: Any, name: str, statement: ast.stmt) -> Substitution:
@@ -401,6 +408,14 @@ def _declare_payload(found: _Found, default: Any) -> None:
     if isinstance(declared, dict):
         for name, each in declared.items():
             found.parameters[str(name)] = Parameter(str(name), _type_of(each), each, in_payload=True)
+
+
+def _sample(value: ast.expr | None) -> Any:
+    """The payload that stands in the notebook; of one that asks for it (`_asks`) what it gives as its parameters."""
+    if not isinstance(value, ast.Call) or not _asks(value):
+        return _literal(value)
+    given = [each.value for each in value.keywords if each.arg == "params"]
+    return {"function_params": _literal(given[0]) if given else {}}
 
 
 def _literal(value: ast.expr | None) -> Any:

@@ -38,7 +38,7 @@ from libsafe_nb.facts import Facts
 from libsafe_nb.interrupts import Interrupts
 from libsafe_nb.journal import SOCKETS, Journal
 from libsafe_nb.models import Replay, Run
-from libsafe_nb.payload import Payload
+from libsafe_nb.payloads import Payload
 from libsafe_nb.plan import Plan, prepare, within
 from libsafe_nb.processes import ProcessId
 from libsafe_nb.redact import LiveFilter, Redaction, redact_document

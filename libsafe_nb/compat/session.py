@@ -181,6 +181,7 @@ class Session:
 _attached: Attached | None = None
 _run_session: Session | None = None
 _current: Session | None = None
+_injected: dict[str, Any] = {}
 
 
 def configure(
@@ -250,9 +251,19 @@ def attached() -> Attached | None:
     return _attached
 
 
+def injected() -> dict[str, Any]:
+    """
+    The payload of the run that this kernel belongs to: always the same dictionary.
+
+    Empty until the keys came, which is right after the injected cell; whoever asked before sees it filled then.
+    """
+    return _injected
+
+
 def reset() -> None:
     """Forget session and run, as at the start of the process."""
-    global _attached, _run_session, _current
+    global _attached, _run_session, _current, _injected
+    _injected = {}
     for each in {each for each in (_run_session, _current) if each is not None}:
         each.close()
     if _attached is not None:
