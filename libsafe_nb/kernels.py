@@ -41,6 +41,7 @@ LOCAL = "local-provisioner"
 """jupyter_client's name for starting a kernel as a process of this machine."""
 
 _BASH = (sys.executable, "-m", "bash_kernel", "-f", "{connection_file}")
+
 OURS = "libsafe"
 """The kernelspec "LIBSAFE Go (Python)" that comes with this package."""
 
