@@ -29,6 +29,9 @@ __all__ = ["ObjectInfo", "ObjectStream", "ObjectVersion", "Storage", "Stored"]
 
 COPY = 8 * 1024 * 1024
 
+_LARGEST_COPY = 5 * 1024**3
+"""Bytes of the largest object that `CopyObject` takes (Amazon S3 API Reference, CopyObject)."""
+
 _NEXT_OBJECT = {"NextContinuationToken": "ContinuationToken"}
 _NEXT_VERSION = {"NextKeyMarker": "KeyMarker", "NextVersionIdMarker": "VersionIdMarker"}
 
@@ -330,13 +333,23 @@ class Storage:
         start = {"StartAfter": self.key(container, after)} if after else {}
         for found in self._pages("list_objects_v2", container, prefix, _NEXT_OBJECT, start, page):
             for each in found.get("Contents", ()):
-                yield ObjectInfo(
-                    container=container,
-                    path=each["Key"].partition("/")[2],
-                    size=each["Size"],
-                    etag=s3wire.etag(each["ETag"]),
-                    last_modified=each["LastModified"],
-                )
+                yield _listed(container, each)
+
+    def folder(self, container: str, path: str = "", *, page: int = 1000) -> Iterator[ObjectInfo | str]:
+        """
+        What lies directly in a folder, page by page: its objects, and the paths of the folders in it.
+
+        A folder is there if an object lies in it. The empty objects by which S3 browsers mark folders are left out.
+        """
+        prefix = f"{_plain(path).rstrip('/')}/" if path.strip("/") else ""
+        for found in self._pages(
+            "list_objects_v2", container, prefix, _NEXT_OBJECT, {}, page, always={"Delimiter": "/"}
+        ):
+            for each in found.get("CommonPrefixes", ()):
+                yield each["Prefix"].partition("/")[2].rstrip("/")
+            for each in found.get("Contents", ()):
+                if not each["Key"].endswith("/"):
+                    yield _listed(container, each)
 
     def versions(
         self, container: str, prefix: str = "", *, after: str = "", page: int = 1000
@@ -441,12 +454,13 @@ class Storage:
         following: Mapping[str, str],
         start: Mapping[str, Any],
         size: int,
+        always: Mapping[str, Any] | None = None,
     ) -> Iterator[Mapping[str, Any]]:
         """
         Pages of at most `size` each.
 
         `start` are the arguments of the first page that say where it begins; `following` tells which fields of a page
-        are which such arguments of the next.
+        are which such arguments of the next; `always` are those of every page.
         """
         if not container or "/" in container:
             raise UsageError(f"container {container!r}: expected an id")
@@ -454,7 +468,7 @@ class Storage:
         place = dict(start)
         while True:
             # Page by page, and not by boto3's paginator: each is a call of its own, with its own budget.
-            page = self.call(operation, None, Prefix=below, MaxKeys=size, **place)
+            page = self.call(operation, None, Prefix=below, MaxKeys=size, **place, **(always or {}))
             yield page
             before, place = place, {to: page[name] for name, to in following.items() if page.get(name)}
             # The same place twice would page for ever.
@@ -517,6 +531,16 @@ def _is(found: ObjectInfo, put: Mapping[str, Any]) -> bool:
 def _answer(found: ObjectInfo) -> dict[str, Any]:
     """What the lost answer of the write said that left `found`."""
     return {"ETag": found.etag, "VersionId": found.version_id}
+
+
+def _listed(container: str, found: Mapping[str, Any]) -> ObjectInfo:
+    return ObjectInfo(
+        container=container,
+        path=found["Key"].partition("/")[2],
+        size=found["Size"],
+        etag=s3wire.etag(found["ETag"]),
+        last_modified=found["LastModified"],
+    )
 
 
 def _plain(path: str) -> str:
