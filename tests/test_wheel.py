@@ -54,6 +54,8 @@ def test_the_installed_wheel_runs_a_notebook_of_its_own(wheel, tmp_path):
     assert notebook.startswith(str(tmp_path))
 
     program = str(tmp_path / "venv" / "bin" / "libsafe-nb")
+    subprocess.run([program, "new", "mine", "--template", "per_file"], check=True, **options)
+    assert "# Mine" in (tmp_path / "mine.ipynb").read_text()
     try:
         done = subprocess.run(
             [program, "run", notebook, "--upload", str(sample), "--json"], check=False, **options
