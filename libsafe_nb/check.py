@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from libsafe_nb import description, notebook, settings
+from libsafe_nb import description, notebook, percent, settings
 from libsafe_nb.checking import imports, installs, job, keys, order, parameters, places, reading
 from libsafe_nb.checking.examined import Examined, Finder, Found, tags
 from libsafe_nb.checking.silence import Silence
@@ -35,7 +35,8 @@ class Finding:
     cell
         Its place in the notebook, from 1; None for what belongs to no cell.
     line
-        In the cell's source, or in the output or attachment that the message names; from 1.
+        In the cell's source, or in the output or attachment that the message names; from 1. Of a notebook kept as
+        Python text: in that file.
     """
 
     file: str
@@ -87,9 +88,25 @@ def check(
         source = Path(path).read_bytes()
     except OSError as exc:
         raise NotebookError(f"{name}: cannot be read ({exc.strerror or exc})", notebook=name) from exc
-    # Parsed anew: nbformat's own dictionaries are of a class that answers to any attribute.
-    book = json.loads(json.dumps(notebook.read(source, name=name)))
-    return examine(Examined(name, book, secrets or SecretSet()), codes=codes)
+    node = notebook.read(source, name=name)
+    try:
+        # Parsed anew: nbformat's own dictionaries are of a class that answers to any attribute.
+        book = json.loads(json.dumps(node))
+        found = examine(Examined(name, book, secrets or SecretSet()), codes=codes)
+    except RecursionError as exc:
+        raise NotebookError(
+            f"{name}: expected a notebook, got JSON that nests too deep", notebook=name
+        ) from exc
+    if not percent.is_script(name):
+        return found
+    firsts = percent.first_lines(source, node)
+    # What is told of a cell's metadata stands in the line above it.
+    return [
+        replace(each, line=firsts[each.cell - 1] + (each.line if each.code != "LSN003" else 0) - 1)
+        if each.cell
+        else each
+        for each in found
+    ]
 
 
 def examine(examined: Examined, *, codes: Collection[str] | None = None) -> list[Finding]:
@@ -127,7 +144,7 @@ def _shown(finding: Finding, secrets: SecretSet) -> Finding:
     message = re.sub(
         r"\w+", lambda word: "…" if _may_be_key(word[0]) else word[0], secrets.redact(finding.message)[0]
     )
-    return Finding(finding.file, finding.cell, finding.line, finding.code, message)
+    return replace(finding, message=message)
 
 
 def _may_be_key(word: str) -> bool:

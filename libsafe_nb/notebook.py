@@ -146,11 +146,19 @@ def read(source: bytes, *, name: str) -> Any:
     except NotebookError:
         raise
     except Exception as exc:  # nbformat raises whatever the damage leads to: AttributeError, KeyError …
-        found = str(exc).strip().splitlines()[0][:160] if str(exc).strip() else type(exc).__name__
         raise NotebookError(
-            f"{name}: expected a Jupyter notebook, got something else ({found})", notebook=name
+            f"{name}: expected a Jupyter notebook, got something else ({_reason(exc)})", notebook=name
         ) from exc
     return node
+
+
+def _reason(exc: Exception) -> str:
+    try:
+        lines = str(exc).strip().splitlines()
+    except RecursionError:
+        # jsonschema's errors show what they are of, however deep that is.
+        lines = []
+    return lines[0][:160] if lines else type(exc).__name__
 
 
 def _mend(node: Any) -> None:
@@ -196,7 +204,13 @@ def from_script(source: bytes, *, name: str) -> FunctionNotebook:
 
 
 def _prepare(node: Any, *, name: str, sha256: str) -> FunctionNotebook:
-    code_sha256 = record.code_hash(node.cells)
+    try:
+        code_sha256 = record.code_hash(node.cells)
+    except ValueError as exc:
+        raise NotebookError(
+            f"{name}: expected a notebook whose code is text, got half a character (a lone surrogate) in it",
+            notebook=name,
+        ) from exc
     spec = node.metadata.get("kernelspec", {})
     language = (
         spec.get("language")
@@ -286,10 +300,13 @@ def _other(tagged: list[Any], language: str) -> _Found:
 
 
 def _statements(source: str) -> list[ast.stmt]:
-    """The cell's top-level statements; none where it holds magics, which are not Python."""
+    """The cell's top-level statements; none where it holds magics, which are not Python, or nests too deep for the parser."""
     try:
-        return ast.parse(source).body
-    except (SyntaxError, ValueError):
+        with warnings.catch_warnings():
+            # Of the author's escapes in strings and the like; the kernel tells them.
+            warnings.simplefilter("ignore")
+            return ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
 
 

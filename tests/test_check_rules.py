@@ -1,5 +1,6 @@
 """`check` finds each planted fault where it is, and nothing in the twin that is well."""
 
+import copy
 import json
 import os
 import subprocess
@@ -10,13 +11,15 @@ import nbformat
 import papermill
 import pytest
 import scrapbook
+from click.testing import CliRunner
 from expected_codes import EXPECTED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 from planted import BASH, KEY, LIBSAFE, PARAMETERS, PLANTED, REQUEST, function
 
-from libsafe_nb import check
+from libsafe_nb import check, errors
+from libsafe_nb.cli import cli
 from libsafe_nb.redact import SecretSet
 from libsafe_nb.secrets import Secret
 
@@ -279,6 +282,150 @@ def test_whatever_a_notebook_holds_is_checked_and_no_key_is_told(cells, libsafe,
     assert KEY not in printed
     assert MINE not in printed
     printed.encode()
+
+
+def deep(levels):
+    found = "x"
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
+JUNK = st.sampled_from([
+    None, True, -1, 1.5, 10**30, "", "parameters", "%%bash\nls", "\ud800", "\x00", "x = (", [], {}, [None], [{}],
+    {"a": 1}, {"name": [1]}, [["parameters"]], [{"cell_type": "code"}], *map(deep, (60, 150, 300, 480)),
+])  # fmt: skip
+
+
+def parts(value, depth=0):
+    """Where the parts of a JSON stand: what holds each, and its name or place in that."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in inside if depth < 9 else ():
+        yield value, name
+        yield from parts(part, depth + 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_damaged_notebook_is_checked_or_refused(tmp_path_factory, data):
+    book = json.loads(json.dumps(function(**PLANTED[data.draw(st.sampled_from(sorted(PLANTED)))].fault)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        places = list(parts(book))
+        if places:
+            holder, name = places[data.draw(st.integers(0, len(places) - 1))]
+            holder[name] = copy.deepcopy(data.draw(JUNK))
+    content = json.dumps(book).encode()
+    path = tmp_path_factory.getbasetemp() / "damaged.ipynb"
+    path.write_bytes(content[: data.draw(st.integers(0, 5 * len(content)))])
+
+    try:
+        found = check.check(path)
+    except errors.NotebookError as exc:
+        assert str(path) in str(exc)
+    else:
+        assert isinstance(json.dumps([each.to_json() for each in found]), str)
+        "\n".join(map(str, found)).encode()
+
+
+CALLS = "".join(f"def f{n}():\n    f{n - 1}()\n    f{n - 1}()\n" for n in range(1, 60))
+HOSTILE = {
+    "ways without number": (f"def f0():\n    request.job_end(True)\n{CALLS}f59()\nprint(gone)", ["LSN012"]),
+    "loops in loops": ("\n".join(" " * n + "for a in [1]:" for n in range(18)) + f"\n{' ' * 18}request.job_end(a)", []),
+    "calls in a chain": ("".join(f"def f{n}():\n    f{n + 1}()\n" for n in range(2000)) + "f0()\n" * 2000, ["LSN012"]),
+    "unary minus": ("-" * 3000 + "1", []),
+    "a sum": ("1" + "+1" * 3000, []),
+    "attributes": ("x" + ".a" * 100_000, []),
+    "brackets": ("(" * 300, ["LSN009"]),
+    "lambdas": ("lambda:" * 3000 + "1", []),
+    "a list of 6 MB": ("x = [" + "1," * 3_000_000 + "]", []),
+    "a text of 10 MB": ("x = '" + "a" * 10_000_000 + "'", []),
+    "commands": ("x = 1\n!\n" * 20_000, []),
+    "a zero byte": ("\x00", ["LSN009"]),
+    "half a character": ("print('\ud800')", ["LSN009"]),
+    "blanks": (" " * 1_000_000, []),
+    "signs": ("%" * 100_000, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("of", HOSTILE)
+def test_what_is_made_to_break_it_does_not(of, tmp_path):
+    work, codes = HOSTILE[of]
+    path = tmp_path / "f.ipynb"
+    path.write_text(json.dumps(function(work)))
+
+    assert [each.code for each in check.check(path)] == codes
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00" * 99, b"[" * 200_000, b"{", json.dumps(deep(900)).encode()], ids=len
+)
+def test_what_is_no_notebook_is_bad_usage_and_the_others_are_checked(content, tmp_path):
+    broken, well = tmp_path / "broken.ipynb", tmp_path / "f.ipynb"
+    broken.write_bytes(content)
+    nbformat.write(function("print(gone)"), well)
+    result = CliRunner().invoke(cli, ["check", str(broken), str(well)])
+
+    assert result.exit_code == 2
+    assert result.stdout.startswith(f"{well}:4:1: LSN012 ")
+    assert result.stderr.startswith(f"libsafe-nb: {broken}: expected a Jupyter notebook")
+
+
+# Kept as Python text ---------------------------------------------------------------------------------------------
+
+PERCENT = f"""# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+#   libsafe: {json.dumps(LIBSAFE)}
+# ---
+
+# %% [markdown]
+# # A title
+#
+# and a text
+
+# %% tags=["parameters"]
+{PARAMETERS}
+
+# %%
+
+# %%
+# !pip install lxml
+# %time x = 1
+
+text = '''
+# %%
+'''
+print(gone)
+print(lost)  # noqa: LSN012
+
+# %% [markdown]
+'''
+A note
+'''
+
+# %%
+open("/home/ann/x")
+# %% password="{KEY}"
+y = 1
+"""
+
+
+def test_of_a_notebook_kept_as_text_the_lines_are_those_of_the_file(tmp_path):
+    path = tmp_path / "f.py"
+    path.write_text(PERCENT)
+    lines = PERCENT.splitlines()
+
+    told = check.check(path)
+
+    assert [(each.cell, each.code, lines[each.line - 1]) for each in told] == [
+        (4, "LSN012", "print(gone)"),
+        (4, "LSN016", "# !pip install lxml"),
+        (6, "LSN010", 'open("/home/ann/x")'),
+        (7, "LSN003", f'# %% password="{KEY}"'),
+    ]
 
 
 # In pre-commit ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ The rules of `check`, by what they look at.
     order.py        the order of cells: counts, and names used before they are defined
     job.py          `job_init` and `job_end` on every path
     paths.py        the ways that code can take
+    conditions.py   what such a way has found true
     imports.py      imports against `metadata.libsafe.requirements`
     installs.py     packages that a cell installs
     places.py       absolute paths

@@ -18,6 +18,13 @@ from typing import Any
 DEPTH = 200
 """Code nested deeper, such as a sum of a thousand terms, is not looked into: walking it takes a call a level."""
 
+MOST_TEXT = 300_000
+"""Characters of all cells together. What is beyond, such as data pasted as code, is not looked into: Python takes 15 s for an
+f-string of that size."""
+
+MOST_LINES = 3000
+"""Of a cell with IPython's own syntax: its transformers copy all lines for each they change."""
+
 # fmt: off
 AUTOMAGIC = frozenset((
     "cat", "cd", "clear", "conda", "cp", "dirs", "env", "history", "less", "lf", "ll", "load_ext", "ls", "lsmagic", "mamba",
@@ -93,7 +100,7 @@ class Program:
         found: dict[str, int] = {}
         for node in self.nodes:
             line = getattr(node, "lineno", 0)
-            for name in _binds(node):
+            for name in binds(node):
                 found[name] = min(line, found.get(name, line))
         return found
 
@@ -160,12 +167,16 @@ class Program:
 def read(sources: Iterable[tuple[int, str]]) -> Program:
     """The cells, given as number and source."""
     cells: list[Cell] = []
-    first = 1
+    first, text = 1, 0
     with warnings.catch_warnings():
         # Python's own, of escapes in strings and the like.
         warnings.simplefilter("ignore")
         for number, source in sources:
-            cells.append(_cell(number, first, source))
+            text += len(source)
+            is_read = text <= MOST_TEXT
+            cells.append(
+                _cell(number, first, source) if is_read else Cell(number, first, source, unread=True)
+            )
             first = cells[-1].last + 1
     return Program(tuple(cells))
 
@@ -207,6 +218,8 @@ def _parsed(code: str) -> ast.Module:
     try:
         return ast.parse(code)
     except SyntaxError:
+        if code.count("\n") > MOST_LINES:
+            raise MemoryError from None
         changed = _as_python(code)
         if changed == code:
             raise
@@ -271,6 +284,12 @@ def _command(node: ast.AST) -> Command | None:
     return None
 
 
+def called_name(node: ast.Call) -> str:
+    """The last name of what is called."""
+    func = node.func
+    return func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
+
+
 def catches(handler: ast.ExceptHandler, names: Collection[str]) -> bool:
     return handler.type is None or not names_in(handler.type).isdisjoint(names)
 
@@ -279,7 +298,7 @@ def names_in(node: ast.AST) -> set[str]:
     return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
 
 
-def _binds(node: ast.AST) -> Iterator[str]:
+def binds(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
         yield node.id
     elif isinstance(node, (ast.Import, ast.ImportFrom)):

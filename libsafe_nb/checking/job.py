@@ -11,9 +11,9 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from libsafe_nb.checking.cells import Program
+from libsafe_nb.checking.cells import Program, called_name
 from libsafe_nb.checking.examined import Examined, Found
-from libsafe_nb.checking.paths import Paths, State, States, called_name
+from libsafe_nb.checking.paths import Paths, State, States, TooManyError
 from libsafe_nb.checking.places import names_of_libnova
 
 _CALLS = ("job_init", "job_end")
@@ -91,7 +91,10 @@ def _job(examined: Examined) -> Job:
         return states
 
     paths = Paths(functions, _interesting(program, functions, requests, request_names), happens, _leaves)
-    ways = paths.walk(program.body)
+    try:
+        ways = paths.walk(program.body)
+    except TooManyError:
+        return Job()
     last: set[State] = {state for state in ways.next | ways.exited | ways.returned if state.made}
     first = min(call.lineno for call in requests)
     not_begun = begun_late or ({first} if any(not state.begun for state in last) else set())

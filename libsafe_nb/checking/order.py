@@ -7,7 +7,7 @@ import symtable
 from collections.abc import Iterator
 from typing import Any
 
-from libsafe_nb.checking.cells import AUTOMAGIC, Program
+from libsafe_nb.checking.cells import AUTOMAGIC, Program, binds
 from libsafe_nb.checking.examined import Examined, Found
 from libsafe_nb.notebook import PAYLOAD_NAMES
 
@@ -30,6 +30,8 @@ _ALWAYS |= {"__name__", "__doc__", "__builtin__", "__spec__", "__loader__", "__p
 """Names that a kernel has at its start beside those of Python, or a run gives it."""
 
 _COMPREHENSIONS = ("listcomp", "setcomp", "dictcomp", "genexpr")
+_MOST_FUNCTIONS = 100
+"""Called by one another that are followed."""
 _CATCHING = ("NameError", "Exception", "BaseException")
 
 
@@ -99,25 +101,27 @@ def _unknown(program: Program, given: set[str] | frozenset[str]) -> Iterator[tup
             and not program.is_tried(node, _CATCHING)
         ):
             yield node.lineno, node.id, 0
+    loops: dict[ast.AST, set[str]] = {}
     for message in seen.messages:
         use = uses.get((message.lineno, message.col))
         if not isinstance(message, messages.UndefinedName) or use is None:
             continue
-        if program.is_tried(use, _CATCHING) or _bound_in_a_round_before(program, use):
+        if program.is_tried(use, _CATCHING) or _bound_in_a_round_before(program, use, loops):
             continue
         binding = defined.get(use.id)
         line = getattr(getattr(binding, "source", None), "lineno", 0)
         yield use.lineno, use.id, line if line > use.lineno else 0
 
 
-def _bound_in_a_round_before(program: Program, node: ast.Name) -> bool:
-    """`for n in x: if n: print(last); last = n`"""
-    return any(
-        isinstance(each, ast.Name) and each.id == node.id and isinstance(each.ctx, ast.Store)
-        for above in program.above(node)
-        if isinstance(above, (ast.For, ast.AsyncFor, ast.While))
-        for each in ast.walk(above)
-    )
+def _bound_in_a_round_before(program: Program, node: ast.Name, bound: dict[ast.AST, set[str]]) -> bool:
+    """`for n in x: if n: print(last); last = n`; `bound` keeps what each loop binds."""
+    for above in program.above(node):
+        if isinstance(above, (ast.For, ast.AsyncFor, ast.While)):
+            if above not in bound:
+                bound[above] = {name for each in ast.walk(above) for name in binds(each)}
+            if node.id in bound[above]:
+                return True
+    return False
 
 
 def _called_early(program: Program) -> Iterator[tuple[int, str, str, int]]:
@@ -151,7 +155,7 @@ def _called_early(program: Program) -> Iterator[tuple[int, str, str, int]]:
 def _reads(name: str, functions: dict[str, ast.stmt | None]) -> Iterator[str]:
     """Names of the top level that a call of a function reads, also through those that it calls."""
     seen, ahead = {name}, [name]
-    while ahead:
+    while ahead and len(seen) < _MOST_FUNCTIONS:
         function = functions[ahead.pop()]
         if function is None:
             continue
@@ -181,8 +185,8 @@ def _globals(function: ast.stmt) -> set[str]:
 
 
 def _where(program: Program, later: int, line: int) -> str:
-    cell, at = program.place(later)
-    return f"line {at}" if cell == program.place(line)[0] else f"cell {cell}"
+    cell, _ = program.place(later)
+    return "a later line" if cell == program.place(line)[0] else f"cell {cell}"
 
 
 def _is_numbered(name: str) -> bool:

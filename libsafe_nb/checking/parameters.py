@@ -89,16 +89,17 @@ def _parameters(examined: Examined) -> Parameters:
 
 
 def _sources(examined: Examined) -> bytes:
-    """The notebook's code only, for the runner's own reading of it."""
+    """The notebook's code that could be read, for the runner's own reading of it."""
+    unread = {cell.number for cell in examined.program.cells if cell.unread}
     cells: list[dict[str, Any]] = [
         {
             "cell_type": "code",
             "metadata": {"tags": ["parameters"]} if "parameters" in tags(cell) else {},
-            "source": lines_of(cell),
+            "source": "" if number in unread else lines_of(cell),
             "execution_count": None,
             "outputs": [],
         }
-        for _, cell in examined.code_cells
+        for number, cell in examined.code_cells
     ]
     return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}).encode()
 

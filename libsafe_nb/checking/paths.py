@@ -13,8 +13,18 @@ import ast
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-MOST_STATES = 64
-MOST_TESTS = 6
+from libsafe_nb.checking import conditions
+from libsafe_nb.checking.cells import called_name, catches
+
+MOST_STATES = 32
+"""At one place; where there are more, those that differ in where they parted are taken as one."""
+
+MOST_STEPS = 20_000
+"""Statements that are gone through. Functions are walked at each call and loops again: it can be as many as 2 to the 50."""
+
+
+class TooManyError(Exception):
+    """The ways are too many to follow."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class State:
     begun: bool = False
     ended: bool = False
     line: int = 1
-    tests: frozenset[tuple[str, bool]] = frozenset()
+    tests: conditions.Known = frozenset()
 
 
 States = frozenset[State]
@@ -78,6 +88,7 @@ class Paths:
     leaves: Callable[[ast.Call], bool]
     _raised: list[set[State]] = field(default_factory=lambda: [set()])
     _within: list[str] = field(default_factory=list)
+    _steps: int = 0
 
     def walk(self, body: Iterable[ast.stmt]) -> Ways:
         """All ways through a program's top level."""
@@ -88,19 +99,25 @@ class Paths:
         for statement in body:
             if not ways.next:
                 break
+            self._steps += 1
+            if self._steps > MOST_STEPS:
+                raise TooManyError
             self._raised[-1] |= ways.next
             states = self._bounded(ways.next)
             if statement in self.interesting:
                 inner = self._statement(statement, states)
                 ways.early(inner)
                 states = inner.next
-            ways.next = _forget(statement, states)
+            ways.next = _forgetting(statement, states)
         return ways
 
     def _bounded(self, states: States) -> States:
         if len(states) <= MOST_STATES:
             return states
-        return frozenset(replace(each, tests=frozenset()) for each in states)
+        first: dict[tuple[bool, bool, bool], State] = {}
+        for each in sorted(states, key=lambda state: state.line):
+            first.setdefault((each.made, each.begun, each.ended), replace(each, tests=frozenset()))
+        return frozenset(first.values())
 
     def _statement(self, node: ast.stmt, states: States) -> Ways:
         if isinstance(node, ast.If):
@@ -137,14 +154,14 @@ class Paths:
     def _if(self, node: ast.If, states: States) -> Ways:
         ways = Ways()
         states = self._expressions([node.test], states, ways)
-        test, is_plain = _test(node.test)
+        test, is_plain = conditions.test(node.test)
         then: set[State] = set()
         other: set[State] = set()
         for state in states:
             known = next((value for text, value in state.tests if text == test), None)
             for branch, value in ((then, is_plain), (other, not is_plain)):
                 if test is None or known is None:
-                    branch.add(_knowing(state, test, value))
+                    branch.add(replace(state, tests=conditions.also(state.tests, test, value)))
                 elif known == value:
                     branch.add(state)
         parts = [self._block(node.body, frozenset(then)), self._block(node.orelse, frozenset(other))]
@@ -186,9 +203,9 @@ class Paths:
         parts, lines = [rest], [node.lineno]
         exited = body.exited
         for handler in node.handlers:
-            begin = raised | (exited if _catches_exit(handler) else States())
-            if _catches_exit(handler):
-                exited = States()
+            begin = raised
+            if catches(handler, ("BaseException", "SystemExit")):
+                begin, exited = raised | exited, States()
             parts.append(self._block(handler.body, begin))
             lines.append(handler.lineno)
         ways.early(Ways(broken=body.broken, continued=body.continued, returned=body.returned, exited=exited))
@@ -198,7 +215,7 @@ class Paths:
             came = ended and not any(state.ended for state in states)
             ways.next |= _parted(part.next, line) if came else part.next
         onward = frozenset(self._raised.pop())
-        if not any(_catches_all(handler) for handler in node.handlers):
+        if not any(catches(handler, ("BaseException", "Exception")) for handler in node.handlers):
             onward |= raised
         return self._finally(node.finalbody, ways, onward)
 
@@ -288,12 +305,6 @@ class Paths:
         return part.next | part.returned
 
 
-def called_name(node: ast.Call) -> str:
-    """The last name of what is called."""
-    func = node.func
-    return func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
-
-
 def _parted(states: States, line: int) -> States:
     return frozenset(state if state.ended else replace(state, line=line) for state in states)
 
@@ -306,83 +317,8 @@ def _merged(before: States, branches: list[States], line: int) -> States:
     return found
 
 
-def _knowing(state: State, test: str | None, value: bool) -> State:
-    if test is None or len(state.tests) >= MOST_TESTS:
-        return state
-    return replace(state, tests=state.tests | {(test, value)})
-
-
-_OPPOSITE: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
-    ast.NotEq: ast.Eq,
-    ast.IsNot: ast.Is,
-    ast.NotIn: ast.In,
-    ast.Gt: ast.LtE,
-    ast.GtE: ast.Lt,
-}
-_PURE = (
-    ast.Name, ast.Attribute, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.Subscript,
-    ast.expr_context, ast.cmpop, ast.boolop, ast.unaryop,
-)  # fmt: skip
-
-
-def _test(node: ast.expr) -> tuple[str | None, bool]:
-    """A test as text, and whether it is that text or its opposite; None where it may give another answer next time."""
-    is_plain = True
-    while isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        node, is_plain = node.operand, not is_plain
-    for each in ast.walk(node):
-        if isinstance(each, ast.Call) and called_name(each) not in (
-            "len",
-            "bool",
-            "isinstance",
-            "any",
-            "all",
-        ):
-            return None, True
-        if not isinstance(each, (*_PURE, ast.Call)):
-            return None, True
-    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _OPPOSITE:
-        opposite = ast.Compare(node.left, [_OPPOSITE[type(node.ops[0])]()], node.comparators)
-        return ast.unparse(opposite), not is_plain
-    return ast.unparse(node), is_plain
-
-
-def _forget(statement: ast.stmt, states: States) -> States:
-    """What was known of a name is not known once it is bound anew, or something is called on it."""
+def _forgetting(statement: ast.stmt, states: States) -> States:
     if not any(state.tests for state in states):
         return states
-    changed = {
-        each.id
-        for each in ast.walk(statement)
-        if isinstance(each, ast.Name) and isinstance(each.ctx, (ast.Store, ast.Del))
-    } | {
-        each.func.value.id
-        for each in ast.walk(statement)
-        if isinstance(each, ast.Call)
-        and isinstance(each.func, ast.Attribute)
-        and isinstance(each.func.value, ast.Name)
-    }
-    if not changed:
-        return states
-    return frozenset(
-        replace(state, tests=frozenset(known for known in state.tests if not changed & _names(known[0])))
-        for state in states
-    )
-
-
-def _names(text: str) -> set[str]:
-    return {each.id for each in ast.walk(ast.parse(text, mode="eval")) if isinstance(each, ast.Name)}
-
-
-def _caught(handler: ast.ExceptHandler) -> set[str]:
-    if handler.type is None:
-        return {"BaseException"}
-    return {each.id for each in ast.walk(handler.type) if isinstance(each, ast.Name)}
-
-
-def _catches_exit(handler: ast.ExceptHandler) -> bool:
-    return bool(_caught(handler) & {"BaseException", "SystemExit"})
-
-
-def _catches_all(handler: ast.ExceptHandler) -> bool:
-    return bool(_caught(handler) & {"BaseException", "Exception"})
+    names = conditions.changed(statement)
+    return frozenset(replace(state, tests=conditions.without(state.tests, names)) for state in states)
