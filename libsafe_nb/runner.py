@@ -154,6 +154,7 @@ class _Course:
         self.run = Run(plan.run, plan.payload.job, plan.payload.container, course=self)
         self.fault: Exception | None = None
         self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
         self._fault: BaseException | None = None
 
     def cancel(self, reason: str) -> None:
@@ -162,8 +163,8 @@ class _Course:
     def wait(self, timeout: float | None) -> None:
         if self._thread is None or self._thread is threading.current_thread():
             return
-        self._thread.join(timeout)
-        if self._thread.is_alive():
+        # Not `join`: a KeyboardInterrupt in it makes Python (to 3.12) take the thread for ended.
+        if not self._ended.wait(timeout):
             raise TimeoutError(f"run {self.run.run} has not ended within {timeout:g} s")
         if self._fault is not None:
             raise self._fault
@@ -180,6 +181,8 @@ class _Course:
             self.run.error = {"type": type(exc).__name__, "message": str(exc), "cell_id": None}
             self.run.exit_code = exc.exit_code if isinstance(exc, LibsafeError) else 3
             self.run.status = "errored"
+        finally:
+            self._ended.set()
 
     def travel(self) -> Run:
         """The whole run; its `Run`, brought up to date. What a listener of the caller's raised is raised at its end."""

@@ -36,6 +36,9 @@ def magic(line: str) -> None:
         raise UsageError(f"{exc.format_message()} (%libsafe --help tells more)") from None
     except UsageError:
         raise
+    except (click.Abort, KeyboardInterrupt):
+        # click makes the one of the other. Of a run that was under way, its own sentence has told.
+        raise UsageError("stopped") from None
     except Exception as exc:
         raise UsageError(_sentence(exc)) from None
 
