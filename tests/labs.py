@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/lab\S*token=\w+")
 FRONT = ".jp-NotebookPanel:not(.lm-mod-hidden)"
-SEEN = 60_000
+SEEN = 30_000
 """Milliseconds that a selector is waited for: a loaded machine is slow, and only a fault takes so long."""
 
 
@@ -26,6 +26,9 @@ def lab(container, environ, folder):
 def served(command, environ, folder):
     """Run a Jupyter server, with settings and data of its own in the folder, and give the address that it tells."""
     settings = {f"JUPYTER_{kind}_DIR": str(folder / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
+    (folder / "config").mkdir()
+    # The tests may be root's; whether that is wise is Jupyter's question to people.
+    (folder / "config" / "jupyter_server_config.json").write_text('{"ServerApp": {"allow_root": true}}')
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
         env={**os.environ, **settings, **environ},
@@ -51,6 +54,8 @@ def served(command, environ, folder):
         process.send_signal(signal.SIGTERM)
         process.wait(60)
         process.stdout.close()
+        # Shown where a test fails.
+        print("".join(said))
 
 
 def _answers(address):
@@ -86,7 +91,7 @@ def create(page, title, template="blank"):
 def ready(page):
     """Wait for the notebook in front to be open and its kernel idle."""
     page.locator(f"{FRONT} .jp-CodeCell").first.wait_for()
-    page.locator(f"{FRONT} .jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
 
 
 def type_cell(page, source):
