@@ -69,12 +69,12 @@ def _answers(address):
     raise AssertionError(f"nobody listens at {place.netloc}")
 
 
-def opened(browser, address, **options):
-    """A page of a browser of its own (cookies, workspace) in which the Lab is up."""
-    page = browser.new_context(viewport={"width": 1280, "height": 800}, **options).new_page()
+def opened(browser, address):
+    """A page of a browser of its own (cookies, and no tabs of before) in which the Lab is up."""
+    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
     page.set_default_timeout(SEEN)
-    page.goto(address)
-    page.locator(".jp-DirListing-content").wait_for()
+    page.goto(f"{address}&reset")
+    page.locator(".jp-LauncherCard").first.wait_for()
     return page
 
 
@@ -92,6 +92,11 @@ def ready(page):
     """Wait for the notebook in front to be open and its kernel idle."""
     page.locator(f"{FRONT} .jp-CodeCell").first.wait_for()
     page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
+
+
+def listed(page, name):
+    """Where the file browser shows a file."""
+    return page.locator(".jp-DirListing-item", has_text=name)
 
 
 def type_cell(page, source):

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 CONTAINER = "LIBSAFE_NB_CONTAINER"
 """Names the container that `libsafe-nb lab` shows as its files."""
 
+FOLDER = "LIBSAFE_NB_LAB_FOLDER"
+"""Set by `libsafe-nb lab`: the local folder in which a notebook's place is its place in the container."""
+
 SESSION = "JPY_SESSION_NAME"
 """Set by Jupyter in a notebook's kernel: the notebook's path when the kernel was started."""
 
@@ -73,6 +76,9 @@ def opened(connection: Connection, namespace: Mapping[str, Any], name: str | Non
     where = container()
     if where is None:
         return _local(given)
+    lab = os.environ.get(FOLDER)
+    if not name and lab and Path(given).is_relative_to(lab):
+        return _stored(connection, where, str(Path(given).relative_to(lab)))
     # Jupyter puts the kernel's folder before the name, and leaves out those that it does not find on its own disk.
     whole = bool(name) or not Path(given).is_absolute()
     path = (_anywhere(connection, where, PurePosixPath(given).name) if not whole else None) or _inside(given)
