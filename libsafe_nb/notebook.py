@@ -268,9 +268,9 @@ def _python(node: Any, tagged: list[Any]) -> _Found:
                     if declared.secret and isinstance(declared.default, str):
                         found.pasted[target] = declared.default
             found.substitutions += _blank_secrets(cell, found)
-        elif payload and (_is_literal(assigned[payload][1]) or _asks(assigned[payload][1])):
+        elif payload and (_is_literal(assigned[payload][1]) or asks_for_payload(assigned[payload][1])):
             # Who asks for the payload is given the run's; a literal gives way to it.
-            if not _asks(assigned[payload][1]):
+            if not asks_for_payload(assigned[payload][1]):
                 found.substitutions.append(_substitute(cell, payload, assigned[payload][0]))
             if is_tagged:
                 cell.metadata["tags"] = [tag for tag in cell.metadata["tags"] if tag != "parameters"]
@@ -332,7 +332,7 @@ def _is_literal(value: ast.expr | None) -> bool:
     return isinstance(value, ast.Dict)
 
 
-def _asks(value: ast.expr | None) -> bool:
+def asks_for_payload(value: ast.expr | None) -> bool:
     """Whether it is `libsafe_nb.payload(…)`, by which a notebook gets its payload in an interactive session."""
     return isinstance(value, ast.Call) and ast.unparse(value.func) in ("libsafe_nb.payload", "payload")
 
@@ -428,11 +428,14 @@ def _declare_payload(found: _Found, default: Any) -> None:
 
 
 def _sample(value: ast.expr | None) -> Any:
-    """The payload that stands in the notebook; of one that asks for it (`_asks`) what it gives as its parameters."""
-    if not isinstance(value, ast.Call) or not _asks(value):
-        return _literal(value)
-    given = [each.value for each in value.keywords if each.arg == "params"]
-    return {"function_params": _literal(given[0]) if given else {}}
+    """The payload that is written out there; of one that is asked for, the parameters that it is asked with."""
+    if isinstance(value, ast.Call) and asks_for_payload(value):
+        return {
+            "function_params": next(
+                (_literal(each.value) for each in value.keywords if each.arg == "params"), {}
+            )
+        }
+    return _literal(value)
 
 
 def _literal(value: ast.expr | None) -> Any:

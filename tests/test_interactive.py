@@ -19,6 +19,8 @@ from jupyter_client.manager import KernelManager
 
 import libsafe_nb
 from libsafe_nb import errors, kernels
+from libsafe_nb.check import check
+from libsafe_nb.door import VARIABLE
 from libsafe_nb.interactive import place
 from libsafe_nb.interactive.payload import Key
 from libsafe_nb.replay import replay
@@ -313,6 +315,14 @@ def test_the_parameters_cell_may_ask_for_it_and_declares_its_parameters(run, tmp
     assert "{'word': 'bye'} True" in stored(done, "executed.ipynb").decode()
     with pytest.raises(errors.ParameterError, match="expected str"):
         run(path, params={"word": 3})
+
+
+@pytest.mark.parametrize(("name", "codes"), [("word", set()), ("wort", {"LSN017", "LSN019"})])
+def test_check_knows_what_it_declares(tmp_path, name, codes):
+    reading = f"import json\nprint(json_sample['function_params']['{name}'])"
+    path = write_function(tmp_path / "f.ipynb", reading, parameters=ASKING, metadata=OURS)
+
+    assert {each.code for each in check(path)} & {"LSN007", "LSN008", "LSN017", "LSN019"} == codes
 
 
 def test_one_cell_that_asks_and_goes_on_is_given_it(run, tmp_path, stored):

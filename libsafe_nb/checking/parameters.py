@@ -50,16 +50,26 @@ class Parameters:
     def entries(self) -> Mapping[str, int] | None:
         """`function_params` of the payload's default, with the line of each; None where they are not written out."""
         value = self.payload.value if self.payload else None
-        if not isinstance(value, ast.Dict):
+        parts: list[tuple[Any, ast.expr]]
+        if isinstance(value, ast.Call) and notebook.asks_for_payload(value):
+            # libsafe_nb.payload(params={…})
+            parts = [("function_params", each.value) for each in value.keywords if each.arg == "params"]
+            whole = all(each.arg is not None for each in value.keywords)
+        elif isinstance(value, ast.Dict):
+            parts = [
+                (key.value, each)
+                for key, each in zip(value.keys, value.values, strict=True)
+                if isinstance(key, ast.Constant)
+            ]
+            whole = all(isinstance(key, ast.Constant) for key in value.keys)
+        else:
             return None
-        for key, each in zip(value.keys, value.values, strict=True):
-            if isinstance(key, ast.Constant) and key.value == "function_params":
-                if not (
-                    isinstance(each, ast.Dict) and all(isinstance(name, ast.Constant) for name in each.keys)
-                ):
-                    return None
-                return {str(name.value): name.lineno for name in each.keys if isinstance(name, ast.Constant)}
-        return {} if all(isinstance(key, ast.Constant) for key in value.keys) else None
+        given = next((each for name, each in parts if name == "function_params"), None)
+        if given is None:
+            return {} if whole else None
+        if not (isinstance(given, ast.Dict) and all(isinstance(name, ast.Constant) for name in given.keys)):
+            return None
+        return {str(name.value): name.lineno for name in given.keys if isinstance(name, ast.Constant)}
 
 
 def tagged(examined: Examined) -> list[int]:
@@ -171,7 +181,7 @@ def payload(examined: Examined) -> Iterator[Found]:
                 *where,
                 f"{each.name} is a second payload, and a run replaces {given[0].name} only: keep one",
             )
-        elif not _is_literal(each.value):
+        elif not _is_literal(each.value) and not notebook.asks_for_payload(each.value):
             yield (
                 *where,
                 f"{each.name} is computed: write the payload out, as what is computed runs before {_MORE}",
