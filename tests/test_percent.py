@@ -110,7 +110,7 @@ def test_check_and_upload_see_its_cells(adder, platform, connection, container):
     adder.write_text(TEXT + f"\n# %%\napi_key = '{REAL}'\n")
 
     found = check(adder)
-    assert [(each.cell, each.line, each.code) for each in found] == [(4, 1, "LSN001")]
+    assert [(each.cell, each.line, each.code) for each in found] == [(4, 28, "LSN001")]
     with pytest.raises(errors.NotebookError, match="LSN001"):
         upload([adder], container=container, settings=platform.settings)
     assert connection.storage.get(container, "/adder.py") == TEXT.encode()

@@ -32,12 +32,12 @@ AUTOMAGIC = frozenset((
     "pwd", "pycat", "reload_ext", "rm", "rmdir", "run", "time", "timeit", "uv", "who", "whos",
 ))
 # fmt: on
-"""IPython takes them without their `%` as well."""
+"""IPython takes them without their `%` as well, where a cell is one line."""
 
 _PYTHON_BODIES = frozenset(("time", "timeit", "capture", "prun", "memit", "mprun", "lprun"))
 """Magics of a cell whose body is Python and runs in this kernel."""
 
-_AUTOMAGIC = re.compile(rf"(?m)^(\s*)(?=(?:{'|'.join(sorted(AUTOMAGIC))})\s+[^\s=(.,\[:])")
+_AUTOMAGIC = re.compile(rf"\A(\s*)(?=(?:{'|'.join(sorted(AUTOMAGIC))})\s+[^\s=(,\[:].*\s*\Z)")
 _PASSES = 20
 _WORD = re.compile(r"[^\W\d]\w*")
 
@@ -234,7 +234,7 @@ def _as_python(code: str) -> str:
     ipython: Any = inputtransformer2  # has no types
 
     begun = len(code) - len(code.lstrip("\n"))
-    lines = re.findall(r"[^\n]*\n|[^\n]+", _AUTOMAGIC.sub(r"\1%", code[begun:]))
+    lines = re.findall(r"[^\n]*\n|[^\n]+", _AUTOMAGIC.sub(r"\1%", code[begun:], count=1))
     for clean in (ipython.leading_indent, ipython.classic_prompt, ipython.ipython_prompt):
         lines = clean(lines)
     transformers = ipython.TransformerManager().token_transformers

@@ -158,7 +158,7 @@ class Paths:
         then: set[State] = set()
         other: set[State] = set()
         for state in states:
-            known = next((value for text, value in state.tests if text == test), None)
+            known = next((value for text, value in (*conditions.ALWAYS, *state.tests) if text == test), None)
             for branch, value in ((then, is_plain), (other, not is_plain)):
                 if test is None or known is None:
                     branch.add(replace(state, tests=conditions.also(state.tests, test, value)))
@@ -175,16 +175,17 @@ class Paths:
         head = node.test if isinstance(node, ast.While) else node.iter
         states = self._expressions([head], states, ways)
         endless = isinstance(head, ast.Constant) and bool(head.value) and isinstance(node, ast.While)
-        around, broken, passed = states, States(), States()
+        # What is known in one round may be otherwise in the next.
+        around = _forgetting(node, states)
+        broken, passed = States(), States()
         for _ in range(8):
             before = around
-            # What is known in one round may be otherwise in the next.
-            part = self._block(node.body, frozenset(replace(each, tests=frozenset()) for each in around))
+            part = self._block(node.body, around)
             ways.returned |= part.returned
             ways.exited |= part.exited
             broken |= part.broken
             passed |= part.next | part.continued
-            around = states | passed
+            around = _forgetting(node, states | passed)
             if around == before:
                 break
         over = States() if endless else _merged(states, [states, passed], node.lineno)
