@@ -333,6 +333,13 @@ def test_one_cell_that_asks_and_goes_on_is_given_it(run, tmp_path, stored):
     assert f'"{done.job}\\n"' in stored(done, "executed.ipynb").decode()
 
 
+def test_a_process_that_a_cell_of_a_run_starts_is_told_that_it_has_none(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "/nowhere")
+
+    with pytest.raises(errors.UsageError, match="given no payload"):
+        libsafe_nb.payload()
+
+
 # ------------------------------------------------------------- %libsafe run
 
 
@@ -463,36 +470,45 @@ def test_the_sessions_job_is_shown_or_any(session, connection, mine):
 
 @pytest.fixture
 def lab(monkeypatch, mine, tmp_path):
-    """This process as a kernel of the Lab, by the name under which Jupyter knows the open notebook."""
+    """This process as the kernel of a notebook of the Lab, whose place is given."""
 
-    def lab(name):
+    def lab(path):
         monkeypatch.setenv("LIBSAFE_NB_CONTAINER", mine)
-        monkeypatch.setenv("JPY_SESSION_NAME", name)
-        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("LIBSAFE_NB_LAB_FOLDER", str(tmp_path))
+        monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / path))
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir((tmp_path / path).parent)
 
     return lab
 
 
-def test_in_the_lab_it_is_the_one_in_the_container(lab, save, connection, mine, tmp_path):
-    path = save(path="deep/down/a.ipynb")
-    (tmp_path / "a.ipynb").write_text("another, on this machine")
+def test_in_the_lab_it_is_the_one_in_the_container(lab, save, connection, mine):
+    save(path="deep/down/a.ipynb")
     lab("deep/down/a.ipynb")
     found = place.opened(connection, {}, None)
 
-    assert found.name == f"libsafe://{mine}/{path}"
+    assert found.name == f"libsafe://{mine}/deep/down/a.ipynb"
     assert found.relative(mine, "provenance/x/report.html") == "../../provenance/x/report.html"
     assert found.relative("0", "provenance/x/report.html") is None
 
 
-def test_a_folder_that_jupyter_left_out_is_found_again(lab, save, connection, mine, tmp_path):
-    save(path="deep/down/b.ipynb")
-    lab(str(tmp_path / "b.ipynb"))
-    assert place.opened(connection, {}, None).name == f"libsafe://{mine}/deep/down/b.ipynb"
-    save(path="b.ipynb")
+def test_another_is_looked_for_beside_it_and_then_from_the_top(lab, save, connection, mine):
+    save(path="deep/down/a.ipynb")
+    save(path="deep/down/beside.ipynb")
+    save(path="top.ipynb")
+    lab("deep/down/a.ipynb")
 
-    with pytest.raises(errors.UsageError, match=r"found 2 \(/b.ipynb, /deep/down/b.ipynb\)"):
-        place.opened(connection, {}, None)
-    assert place.opened(connection, {}, "b.ipynb").name == f"libsafe://{mine}/b.ipynb"
+    for name, found in {
+        "beside.ipynb": "deep/down/beside.ipynb",
+        "../down/beside.ipynb": "deep/down/beside.ipynb",
+        "top.ipynb": "top.ipynb",
+        "/top.ipynb": "top.ipynb",
+        f"libsafe://{mine}/top.ipynb": "top.ipynb",
+    }.items():
+        assert place.opened(connection, {}, name).name == f"libsafe://{mine}/{found}"
+    for name in ("no.ipynb", "../../../../no.ipynb", "a.ipynb/x"):
+        with pytest.raises(errors.NotebookError, match="expected a saved notebook, found none"):
+            place.opened(connection, {}, name)
 
 
 def test_elsewhere_it_is_a_local_file(connection, monkeypatch, tmp_path):

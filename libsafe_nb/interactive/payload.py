@@ -68,12 +68,13 @@ def payload(
     Raises
     ------
     UsageError
-        No such container or file, or a platform is configured and no container is named.
+        No such container or file; a platform is configured and no container is named; or this is a process that a
+        cell of a run has started.
     SettingsError, PlatformError, LocalPlatformError
         As `libsafe_nb.run`.
     """
     if os.environ.get(VARIABLE):
-        return session.injected()
+        return _of_the_run()
     names = [files] if isinstance(files, str) else [str(each) for each in files or ()]
     with contextlib.closing(connect()) as connection:
         where = _container(connection, container)
@@ -89,6 +90,17 @@ def payload(
     told = made.to_dict()
     told["api"] = {name: value if name == "url" else Key(value) for name, value in told["api"].items()}
     return told
+
+
+def _of_the_run() -> dict[str, Any]:
+    from IPython.core.getipython import get_ipython
+
+    found = session.injected()
+    if not found and get_ipython() is None:
+        raise UsageError(
+            "a process that a cell has started is given no payload; hand it over what it needs of the cell's own"
+        )
+    return found
 
 
 def current_job() -> str | None:

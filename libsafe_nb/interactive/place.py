@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -14,13 +15,12 @@ from libsafe_nb.papermill_io import split
 
 if TYPE_CHECKING:
     from libsafe_nb.connection import Connection
-    from libsafe_nb.shapes import Condition
 
 CONTAINER = "LIBSAFE_NB_CONTAINER"
 """Names the container that `libsafe-nb lab` shows as its files."""
 
 FOLDER = "LIBSAFE_NB_LAB_FOLDER"
-"""Set by `libsafe-nb lab`: the local folder in which a notebook's place is its place in the container."""
+"""Names the local folder in which the kernels of `libsafe-nb lab` work."""
 
 SESSION = "JPY_SESSION_NAME"
 """Set by Jupyter in a notebook's kernel: the notebook's path when the kernel was started."""
@@ -74,20 +74,24 @@ def opened(connection: Connection, namespace: Mapping[str, Any], name: str | Non
     if given.startswith("libsafe://"):
         return _stored(connection, *split(given))
     where = container()
-    if where is None:
-        return _local(given)
-    lab = os.environ.get(FOLDER)
-    if not name and lab and Path(given).is_relative_to(lab):
-        return _stored(connection, where, str(Path(given).relative_to(lab)))
-    # Jupyter puts the kernel's folder before the name, and leaves out those that it does not find on its own disk.
-    whole = bool(name) or not Path(given).is_absolute()
-    path = (_anywhere(connection, where, PurePosixPath(given).name) if not whole else None) or _inside(given)
-    try:
-        return _stored(connection, where, path)
-    except NotebookError:
-        if name and Path(name).is_file():
-            return _local(name)
-        raise
+    for path in _inside(given) if where else ():
+        with contextlib.suppress(NotebookError):
+            return _stored(connection, str(where), path)
+    return _local(given)
+
+
+def _inside(given: str) -> Iterator[str]:
+    """
+    Where a notebook may be in the container: beside the one that is open, then from the top.
+
+    A kernel of the Lab works in a local folder whose places are those of the container, with no file in them.
+    """
+    top = os.environ.get(FOLDER)
+    if top and (place := Path(given).resolve()).is_relative_to(Path(top).resolve()):
+        yield place.relative_to(Path(top).resolve()).as_posix()
+    # Elsewhere an absolute path is one on this machine.
+    if ".." not in Path(given).parts and (top or not Path(given).is_absolute()):
+        yield given.lstrip("/")
 
 
 def _local(name: str) -> Opened:
@@ -113,25 +117,3 @@ def _nowhere(name: str) -> NotebookError:
         "%libsafe run NOTEBOOK",
         notebook=name,
     )
-
-
-def _inside(path: str) -> str:
-    """A path of Jupyter's as one in the container: the folder that comes first is the server's."""
-    here = Path.cwd()
-    return os.path.relpath(path, here) if Path(path).is_relative_to(here) else path.lstrip("/")
-
-
-def _anywhere(connection: Connection, container: str, name: str) -> str | None:
-    """The path of the one notebook of that name in the container, evidence aside; None where none is known yet."""
-    conditions: list[Condition] = [
-        {"property": "container_id", "operator": "eq", "value": container},
-        {"property": "filename", "operator": "eq", "value": name},
-    ]
-    rows = connection.client.search(conditions)
-    found = sorted(each["fullpath"] for each in rows if not each["fullpath"].startswith("/provenance/"))
-    if len(found) > 1:
-        raise UsageError(
-            f"{name}: expected one notebook of that name in container {container}, found {len(found)} "
-            f"({', '.join(found[:3])}); say which is meant: %libsafe run NOTEBOOK"
-        )
-    return found[0].lstrip("/") if found else None

@@ -7,6 +7,7 @@ The run goes on in a thread: the kernel's main thread waits, draws, and takes th
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -22,6 +23,7 @@ from libsafe_nb.interactive import look, place, views
 from libsafe_nb.models import Run
 from libsafe_nb.notebook import read
 from libsafe_nb.papermill_io import split
+from libsafe_nb.progress import Progress
 
 if TYPE_CHECKING:
     from libsafe_nb.connection import Connection
@@ -51,9 +53,16 @@ def run(
         As `libsafe_nb.run`.
     """
     given = dict(_pair(each) for each in params)
-    with contextlib.closing(connect()) as connection:
+    with contextlib.closing(connect()) as connection, contextlib.ExitStack() as pending:
         opened = place.opened(connection, _namespace(), notebook)
         shown = _Shown(opened)
+        in_terminal = not shown.in_kernel and sys.stderr.isatty()
+        line = pending.enter_context(Progress(opened.name, quiet=not in_terminal))
+
+        def on_cell(state: CellState) -> None:
+            shown.on_cell(state)
+            line.on_cell(state)
+
         under_way = runner.run(
             None,
             opened.name,
@@ -63,11 +72,16 @@ def run(
             params=given,
             timeout=timeout,
             wait=False,
-            on_cell=shown.on_cell,
+            on_cell=on_cell,
         )
-        stopped = _follow(under_way, shown)
-        look.last_run = under_way.job
-        shown.end(_result(connection, opened, under_way))
+        try:
+            stopped = _follow(under_way, shown)
+        finally:
+            pending.close()
+            look.last_run = under_way.job
+            if under_way.status != "running":
+                # Also where its evidence is not stored, which is raised: a saved notebook must not say RUNNING.
+                shown.end(_result(connection, opened, under_way))
     if stopped:
         raise UsageError(f"stopped: job {under_way.job} is {under_way.status}")
 
@@ -103,13 +117,13 @@ def _follow(under_way: Run, shown: _Shown) -> bool:
 
 
 class _Shown:
-    """One place in the cell's output (in a terminal, its last line): progress first, the result in the end."""
+    """One place in the cell's output: progress first, the result in the end; in a terminal the result alone."""
 
     def __init__(self, opened: place.Opened) -> None:
         self._opened = opened
         self._done, self._drawn = 0, ""
         self._began = time.monotonic()
-        self._in_kernel = getattr(get_ipython(), "kernel", None) is not None
+        self.in_kernel = getattr(get_ipython(), "kernel", None) is not None
         self._handle: Any = None
 
     def on_cell(self, state: CellState) -> None:
@@ -118,7 +132,7 @@ class _Shown:
             self._done += 1
 
     def draw(self, under_way: Run) -> None:
-        if not self._in_kernel:
+        if not self.in_kernel:
             return
         seconds = int(time.monotonic() - self._began)
         now = views.Progress(self._opened, under_way.job, self._done, seconds)
