@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/lab\S*token=\w+")
 FRONT = ".jp-NotebookPanel:not(.lm-mod-hidden)"
+CLEAN = ".lm-DockPanel-tabBar .lm-TabBar-tab.lm-mod-current:not(.jp-mod-dirty)"
 SEEN = 30_000
 """Milliseconds that a selector is waited for: a loaded machine is slow, and only a fault takes so long."""
 
@@ -111,4 +112,4 @@ def type_cell(page, source):
 
 def save(page):
     page.keyboard.press("Control+s")
-    page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab.lm-mod-current:not(.jp-mod-dirty)").wait_for()
+    page.locator(CLEAN).wait_for()
