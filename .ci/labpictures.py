@@ -19,11 +19,11 @@ def shoot(browser, folder: Path, target: Path) -> None:
     with local.serve(folder / "lab-platform") as served:
         connection = connect(settings=served.settings)
         container = connection.client.create_container("Letters of 1911")["id"]
-        for path in sorted(SAMPLES.iterdir()):
+        for path in sorted(each for each in SAMPLES.iterdir() if each.is_file()):
             connection.storage.upload(container, f"scans/{path.name}", path)
         with labs.lab(container, variables(served.settings), folder) as address:
             page = labs.opened(browser, address)
-            page.locator(".jp-LauncherCard").first.wait_for()
+            page.locator(".jp-DirListing-item", has_text="scans").wait_for()
             page.screenshot(path=target / "lab-launcher.png")
             page.locator(".jp-LauncherCard", has_text="LIBSAFE Go function").click()
             page.locator(".jp-Dialog input[name=title]").fill("Sizes of the scans")
@@ -32,8 +32,9 @@ def shoot(browser, folder: Path, target: Path) -> None:
             labs.ready(page)
             page.screenshot(path=target / "lab-function.png")
             labs.save(page)
-            output = labs.type_cell(page, "%libsafe run")
-            output.get_by_text("COMPLETED").wait_for()
+            output = labs.type_cell(page, "%load_ext libsafe_nb\n%libsafe run --file /scans/letter.txt")
+            output.get_by_text("COMPLETED").first.wait_for()
+            labs.save(page)
             output.last.scroll_into_view_if_needed()
             page.screenshot(path=target / "lab-run.png")
             with Client.of(served.settings, root=True) as root:

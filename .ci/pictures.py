@@ -1,7 +1,8 @@
 """
 Makes the pictures of the documentation: `python .ci/pictures.py` (needs chromium, and the extra `test`).
 
-Runs the worked functions over the samples on a local platform of its own, and opens what they left in a browser.
+Runs the worked functions over the samples on a local platform of its own, and opens what they left in a browser. Then the
+Lab (`labpictures.py`). Look at each of them afterwards.
 """
 
 import contextlib
@@ -17,6 +18,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import labpictures
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "notebooks" / "samples"
@@ -35,6 +38,8 @@ def main() -> None:
         shoot(next(copy.rglob("report.html")), TARGET / "report.png", height=1000)
         shoot(folder / "history.html", TARGET / "history.png", height=560)
         functions(folder)
+        with chromium() as browser:
+            labpictures.shoot(browser, folder, TARGET)
 
 
 def evidence(folder: Path) -> Path:
@@ -112,19 +117,25 @@ def shell(command: str, settings: Any) -> str:
     return done.stdout.decode()
 
 
-def shoot(page: Path, target: Path, *, height: int, part: str | None = None) -> None:
-    """A picture of a page's top, or of one part of it."""
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
-    target.parent.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"] if os.geteuid() == 0 else []
         )
+        yield browser
+        browser.close()
+
+
+def shoot(page: Path, target: Path, *, height: int, part: str | None = None) -> None:
+    """A picture of a page's top, or of one part of it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with chromium() as browser:
         view = browser.new_page(viewport={"width": 1000, "height": height})
         view.goto(page.as_uri())
         (view.locator(part) if part else view).screenshot(path=target)
-        browser.close()
 
 
 if __name__ == "__main__":

@@ -47,8 +47,6 @@ def serve(container: str | None, *, port: int, browser: bool, notebook: str | No
                 "--ServerApp.ip=127.0.0.1",
                 # Jupyter would refuse; whoever is root here has started everything else as root as well.
                 "--ServerApp.allow_root=True",
-                # Nothing is asked of the outside, and nobody whether it may be.
-                "--LabApp.news_url=None",
                 f"--ServerApp.port={port}",
                 *([] if browser else ["--no-browser"]),
                 *([f"--LabApp.default_url=/lab/tree/{quote(notebook.strip('/'))}"] if notebook else []),

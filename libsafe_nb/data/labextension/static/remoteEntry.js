@@ -17,12 +17,11 @@
     <path d="M21 27v15l13-7.5z" fill="#ffc857"/></svg>`;
 
   const STYLE = `
-    .libsafe-new { display: grid; gap: 8px; min-width: 420px; }
+    .libsafe-new { display: grid; gap: 8px; min-width: 640px; }
     .libsafe-new p { margin: 8px 0 0; }
     .libsafe-new input[name=title] { display: block; width: 100%; box-sizing: border-box; margin-top: 4px; }
-    .libsafe-template { display: grid; grid-template-columns: 24px 1fr; align-items: start; cursor: pointer; }
-    .libsafe-template input.jp-mod-styled { appearance: auto; width: 14px; height: 14px; margin: 2px 0 0; }
-    .libsafe-template strong { display: block; }`;
+    .libsafe-template { display: grid; grid-template-columns: 24px 88px 1fr; align-items: start; cursor: pointer; }
+    .libsafe-template input.jp-mod-styled { appearance: auto; width: 14px; height: 14px; margin: 2px 0 0; }`;
 
   let shared;
 
@@ -55,8 +54,8 @@
     node.append(element('label', {}, 'Title', title), element('p', {}, 'Begin from'));
     templates.forEach(({ name, description }, index) => {
       const button = element('input', { type: 'radio', name: 'template', value: name, checked: index === 0 });
-      const text = element('span', {}, element('strong', {}, name), description);
-      node.append(element('label', { className: 'libsafe-template' }, button, text));
+      const words = [element('strong', {}, name), element('span', {}, description)];
+      node.append(element('label', { className: 'libsafe-template' }, button, ...words));
     });
     return node;
   }
