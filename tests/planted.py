@@ -189,6 +189,7 @@ PLANTED = {
         {"work": "def f():\n    return total\n", "end": "total = 1\nf()\nrequest.job_end(True)"},
         [(4, 4, "LSN012")],
     ),
+    "the file of a module": work("print(__file__)", "print(__name__)", (4, 1, "LSN012")),
     # Imports
     "an import that is not declared": Planted(
         {"work": "import os\nfrom PIL import Image"},

@@ -24,7 +24,6 @@ from libsafe_nb.redact import SecretSet
 from libsafe_nb.secrets import Secret
 
 ROOT = Path(__file__).parent.parent
-OURS = sorted([*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "templates").glob("*.ipynb")])
 SHIPPED = sorted(
     path
     for module in (papermill, scrapbook)
@@ -77,11 +76,6 @@ def test_the_table_has_every_code():
 # What is well ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
-def test_our_own_functions_find_nothing(path):
-    assert [str(each) for each in check.check(path)] == []
-
-
 def name(path):
     return f"{next(each.name for each in path.parents if each.parent.name == 'site-packages')}-{path.stem}"
 
@@ -118,6 +112,11 @@ WELL = {
     "another Request": "from urllib.request import Request as R, urlopen\nR('https://x')",
     "a REST call and a pattern": "import re\nprint('/job/1', '/', re.match(r'\\\\d+\\\\w', 'x'), 'a:/b', '%H:%M')",
     "a path in a container": "File.upload('1', '/media/film.mov', b'')\nFile.get_by_path('1', f'/home/{1}/x')",
+    "patterns": "import re\nprint(re.findall(r'd:\\s*(.+)', 'x'), re.compile(r'[a-z]:\\w+'))",
+    "an address": "base = 'https://x'\nprint(base + '/home/index.html', f'{base}/users/1', base + '/opt/x')",
+    "a storage of its own": "class S:\n    def open(self, p):\n        return p\nstorage = S()\nstorage.open('/letters/1.txt')",
+    "a cell in what no one knows": "%%timer --of it\nx = 1",
+    "an interpreter": "!/usr/bin/env bash x.sh",
     "a docstring": "def f():\n    '/home/ann/x is where it was'\n    return 1\nf()",
     "everything of the entries": "print(dict(request.function_params))",
     "a submodule": "import os.path, xml.etree.ElementTree as ET\nprint(os, ET)",
@@ -127,6 +126,22 @@ WELL = {
 @pytest.mark.parametrize("of", WELL)
 def test_what_is_well_finds_nothing(of):
     assert told(WELL[of]) == []
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "table = request.Files\nprint(table.query('n > @size'))",
+        "!convert -resize {size}",
+        "%%sql\nselect * from files where n > :size",
+        "await print(size)",
+        "size: int\nprint(size)",
+        "def f(n=size):\n    return n",
+        "size += 1",
+    ],
+)
+def test_a_parameter_may_be_read_in_many_ways(use):
+    assert told(use, parameters=f"{PARAMETERS}\nsize = 1") == []
 
 
 ENDED = {

@@ -37,6 +37,10 @@ AUTOMAGIC = frozenset((
 _PYTHON_BODIES = frozenset(("time", "timeit", "capture", "prun", "memit", "mprun", "lprun"))
 """Magics of a cell whose body is Python and runs in this kernel."""
 
+_OTHER_BODIES = frozenset(
+    ("bash", "sh", "script", "html", "HTML", "javascript", "js", "latex", "markdown", "svg", "SVG", "writefile", "file", "R", "perl", "ruby", "sql")
+)  # fmt: skip
+
 _AUTOMAGIC = re.compile(rf"\A(\s*)(?=(?:{'|'.join(sorted(AUTOMAGIC))})\s+[^\s=(,\[:].*\s*\Z)")
 _PASSES = 20
 _WORD = re.compile(r"[^\W\d]\w*")
@@ -50,11 +54,6 @@ class Command:
     name: str
     text: str
     whole_cell: bool = False
-
-    @property
-    def words(self) -> set[str]:
-        """Names in it: IPython fills in `{name}` and `$name`, and some magics bind what they are given."""
-        return set(_WORD.findall(self.text))
 
 
 @dataclass(frozen=True)
@@ -105,10 +104,19 @@ class Program:
         return found
 
     @cached_property
+    def words(self) -> frozenset[str]:
+        """Words of magics, commands and cells that are not looked into: names may be read there."""
+        texts = [each.text for each in self.commands] + [cell.source for cell in self.cells if cell.unread]
+        return frozenset(word for text in texts for word in _WORD.findall(text))
+
+    @cached_property
     def maybe_bound(self) -> frozenset[str]:
-        """Words of magics (`%%capture out`) and of cells that are not looked into: any may be bound there."""
-        # Of a cell in another language only the line of the magic itself.
-        texts = [each.text.partition("\n")[0] if each.whole_cell else each.text for each in self.commands]
+        """Those of them that may be names that are bound there (`%%capture out`, `%%R -o out`)."""
+        # Of a cell known to be in another language only the line of the magic itself.
+        texts = [
+            each.text.partition("\n")[0] if each.whole_cell and each.name in _OTHER_BODIES else each.text
+            for each in self.commands
+        ]
         texts += [cell.source for cell in self.cells if cell.unread]
         return frozenset(word for text in texts for word in _WORD.findall(text))
 

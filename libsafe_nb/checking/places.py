@@ -13,33 +13,30 @@ from collections.abc import Iterator
 from libsafe_nb.checking.cells import Program
 from libsafe_nb.checking.examined import Examined, Found, lines_of
 
-_ROOTS = "home|Users|root|mnt|media|Volumes|opt|usr|var|srv"
+_ROOTS = "home|Users|root|mnt|Volumes|opt|usr|var|srv"
 """Folders of a machine. Another path that begins with a slash may as well be one in a container, or of a REST call."""
 
 _OWN = re.compile(
-    rf"(?:file://)?(?:/(?:{_ROOTS})/[^/\s]|~\w*/\w|[A-Za-z]:\\(?!\\)\S|[A-Z]:/(?!/)\S|\\\\[\w.-]{{2,}}\\[\w.-])"
+    rf"(?:file://)?(?:/(?:{_ROOTS})/(?!bin/env\b)[^/\s]|~\w*/\w"
+    # Two characters at least after a drive: `d:\s` is a pattern.
+    r"|[A-Za-z]:\\\w[\w .()-]+(?:\\|\.|\Z)|[A-Z]:/\w|\\\\[\w.-]{2,}\\[\w.-])"
 )
 _IN_TEXT = re.compile(
-    rf"(?<![\w.:/~$}})\\-])(?:/(?:{_ROOTS})/[\w.]|~/\w|[A-Z]:\\\w)",
+    rf"(?<![\w.:/~$}})\\-])(?:/(?:{_ROOTS})/(?!bin/env\b)[\w.]|~/\w|[A-Z]:\\\w)",
 )
 _HERE = re.compile(r"/(?!tmp/|tmp$|dev/|proc/|/)\S")
 """Any absolute path, where a file of this machine is opened: only these few are on every machine."""
 
-_OPENING = frozenset(
-    (
-        "open",
-        "Path",
-        "PosixPath",
-        "chdir",
-        "listdir",
-        "scandir",
-        "glob",
-        "iglob",
-        "copy",
-        "copyfile",
-        "copytree",
-    )
-)
+# fmt: off
+_OPENING = frozenset((
+    "open", "Path", "PosixPath", "chdir", "listdir", "scandir", "glob", "iglob", "copy", "copyfile", "copytree", "makedirs",
+))
+_OF = frozenset((
+    "", "os", "shutil", "glob", "io", "pathlib", "codecs", "gzip", "bz2", "lzma", "zipfile", "tarfile", "Image", "wave",
+))
+# fmt: on
+"""Modules whose functions of these names take a file of this machine; a storage has an `open` and a `copy` of its own."""
+
 _TESTING = frozenset(("startswith", "endswith", "removeprefix", "removesuffix", "split", "replace"))
 _MESSAGE = (
     "an absolute path, which other machines do not have: take the file from the run (request.Files), a parameter"
@@ -85,6 +82,9 @@ def _in_python(program: Program, platform: set[str]) -> Iterator[int]:
             if parent.values[0] is not node:
                 continue
             parent = program.parents.get(parent)
+        if isinstance(parent, ast.BinOp) and parent.right is node:
+            # `base + "/home"`
+            continue
         if isinstance(parent, ast.Expr):
             # A text that nothing is done with: a docstring.
             continue
@@ -115,7 +115,9 @@ def _called(call: ast.Call | None) -> tuple[str, str]:
 
 
 def _opens(name: str, root: str) -> bool:
-    return name in _OPENING or (name.startswith("read_") and root in ("pd", "pandas", "pl", "polars"))
+    if name in _OPENING:
+        return root in _OF or root == name
+    return name.startswith("read_") and root in ("pd", "pandas", "pl", "polars")
 
 
 def _in_text(text: str) -> Iterator[int]:

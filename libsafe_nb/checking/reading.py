@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from libsafe_nb.checking.examined import Examined, Found
 from libsafe_nb.checking.parameters import parameters
 from libsafe_nb.checking.params import reads
 from libsafe_nb.notebook import PAYLOAD_NAMES
+
+_IN_QUERY = re.compile(r"@([^\W\d]\w*)")
 
 
 def unused(examined: Examined) -> Iterator[Found]:
@@ -25,8 +28,12 @@ def unused(examined: Examined) -> Iterator[Found]:
             read.setdefault(node.id, []).append(node.lineno)
         elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
             read.setdefault(node.target.id, []).append(node.lineno)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            # pandas: `table.query("size > @limit")`
+            for name in _IN_QUERY.findall(node.value):
+                read.setdefault(name, []).append(node.end_lineno or node.lineno)
     for name in known.declared:
-        if name in entries.by_key or name in program.maybe_bound or name not in lines:
+        if name in entries.by_key or name in program.words or name not in lines:
             continue
         after = [line for line in read.get(name, ()) if known.cell is None or line > known.cell.last]
         if after:
@@ -52,11 +59,10 @@ def lost(examined: Examined) -> Iterator[Found]:
         if statement.lineno <= known.cell.last:
             continue
         named = [each for each in ast.walk(statement) if isinstance(each, ast.Name) and each.id in waiting]
-        if isinstance(statement, (ast.Assign, ast.AnnAssign)) and all(
-            isinstance(n.ctx, ast.Store) for n in named
-        ):
+        value = statement.value if isinstance(statement, (ast.Assign, ast.AnnAssign)) else None
+        if value is not None and all(isinstance(each.ctx, ast.Store) for each in named):
             # A run puts its own payload in place of one that is written out a second time.
-            kept = PAYLOAD_NAMES if isinstance(statement.value, ast.Dict) else ()
+            kept = PAYLOAD_NAMES if isinstance(value, ast.Dict) else ()
             for name in dict.fromkeys(each.id for each in named if each.id not in kept):
                 yield (
                     *program.place(statement.lineno),
