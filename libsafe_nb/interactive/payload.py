@@ -36,7 +36,8 @@ class Key(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return "'(a key, not shown)'"
+        # A template for `check` and the Lab, which refuse to save what looks like a key.
+        return "<a key, not shown>"
 
 
 def payload(
