@@ -79,7 +79,6 @@ TRIES = {GARBAGE: 6, CLOCK: 4, MUTE: 4}
 
 _PROOF: dict[str, tuple[str, ...]] = {
     "put_object": ("ETag",),
-    "copy_object": ("CopyObjectResult",),
     "upload_part": ("ETag",),
     "create_multipart_upload": ("UploadId",),
     "complete_multipart_upload": ("ETag",),

@@ -8,18 +8,19 @@ repeated only if it did not act, so an outage leaves no second version. How a ca
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mimetypes
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from libsafe_nb import s3wire
 from libsafe_nb.digests import digest
 from libsafe_nb.errors import ObjectNotFound, PreconditionFailed, StorageError, UsageError
-from libsafe_nb.multipart import Upload
+from libsafe_nb.multipart import Copying, Upload
 from libsafe_nb.objects import ObjectInfo, ObjectVersion, Stored
 from libsafe_nb.objectstream import ObjectStream, Observer, Opened, Source
 from libsafe_nb.patience import BUDGET, Patience
@@ -28,9 +29,6 @@ from libsafe_nb.settings import S3Settings
 __all__ = ["ObjectInfo", "ObjectStream", "ObjectVersion", "Storage", "Stored"]
 
 COPY = 8 * 1024 * 1024
-
-_LARGEST_COPY = 5 * 1024**3
-"""Bytes of the largest object that `CopyObject` takes (Amazon S3 API Reference, CopyObject)."""
 
 _NEXT_OBJECT = {"NextContinuationToken": "ContinuationToken"}
 _NEXT_VERSION = {"NextKeyMarker": "KeyMarker", "NextVersionIdMarker": "VersionIdMarker"}
@@ -151,11 +149,15 @@ class Storage:
         path: str,
         source: Path | BinaryIO,
         *,
+        if_none_match: bool = False,
+        if_match: str | None = None,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Stored:
         """
         Store a file of any size, in parts, each checked by its MD5; bytes that are there already are not sent.
+
+        The conditions are those of `put`. They are looked at last, when all is sent.
 
         A file on disk, or a seekable stream, is read twice: for its digest, then to be sent. A stream that
         cannot seek is always sent, as its bytes are not known beforehand.
@@ -167,7 +169,15 @@ class Storage:
         """
         if isinstance(source, Path):
             with source.open("rb") as stream:
-                return self.upload(container, path, stream, content_type=content_type, metadata=metadata)
+                return self.upload(
+                    container,
+                    path,
+                    stream,
+                    if_none_match=if_none_match,
+                    if_match=if_match,
+                    content_type=content_type,
+                    metadata=metadata,
+                )
         key = self.key(container, path)
         expected: str | None = None
         size: int | None = None
@@ -184,47 +194,66 @@ class Storage:
                     )
         more = {**s3wire.metadata(metadata), **({"sha256": expected} if expected else {})}
         arguments = {"ContentType": content_type or _content_type(path), "Metadata": more}
-        return Upload(self, container, _plain(path), key, arguments).send(
-            source, size=size, expected=expected
+        upload = Upload(
+            self,
+            container,
+            _plain(path),
+            key,
+            arguments,
+            if_none_match=if_none_match,
+            if_match=if_match,
+        )
+        return upload.send(source, size=size, expected=expected)
+
+    def copy(
+        self,
+        container: str,
+        path: str,
+        target: str,
+        *,
+        source: ObjectInfo | None = None,
+        if_none_match: bool = False,
+    ) -> None:
+        """
+        Copy an object within its container, in the storage itself, with its type and its metadata.
+
+        Parameters
+        ----------
+        source
+            What `head` told of it; only that very object is copied. By default whatever is there now.
+        if_none_match
+            Only if there is nothing at `target`.
+
+        Raises
+        ------
+        PreconditionFailed
+            There is something at `target`, or the object is another one by now.
+        """
+        source = source or self.head(container, path)
+        Copying(self, source, self.key(container, path), self.key(container, target)).run(
+            if_none_match=if_none_match
         )
 
-    def mark_folder(self, container: str, path: str, *, there: bool = True) -> None:
+    def delete(self, container: str, path: str, *, if_match: str | None = None) -> None:
         """
-        Make a folder that is there though nothing lies in it, or no longer is: an empty object with a final slash.
+        Delete; on a versioned bucket the older versions stay. Nothing there is no error.
 
-        So do S3 browsers; other clients see the folder then as well.
+        Raises
+        ------
+        PreconditionFailed
+            With `if_match`: the object has another etag by now.
         """
-        key = self.key(container, path) + "/"
-        if there:
-            self.call("put_object", key, Body=b"", ContentType="application/x-directory")
-        else:
-            self.call("delete_object", key)
-
-    def copy(self, container: str, source: str, target: str, *, version_id: str | None = None) -> None:
-        """
-        Copy an object, or one of its versions, within the container; the storage does it, up to its 5 GiB.
-
-        What stood at `target` becomes an older version of it.
-        """
-        info = self.head(container, source, version_id=version_id)
-        if info.size > _LARGEST_COPY:
-            with self.open(container, source, version_id=info.version_id) as stream:
-                body = cast(BinaryIO, stream)
-                self.upload(container, target, body, content_type=info.content_type, metadata=info.metadata)
-            return
-        place = {"Bucket": self.bucket, "Key": self.key(container, source)}
-        if info.version_id is not None:
-            place["VersionId"] = info.version_id
-        self.call("copy_object", self.key(container, target), CopySource=place)
-
-    def delete(self, container: str, path: str) -> None:
-        """Delete; on a versioned bucket the older versions stay. Nothing there is no error."""
 
         def settle(again: dict[str, Any]) -> Mapping[str, Any] | None:
             # A second delete would leave a second delete marker.
             return {} if self._current(container, path) is None else None
 
-        self.call("delete_object", self.key(container, path), settle=settle)
+        conditions: dict[str, Any] = {} if if_match is None else {"IfMatch": s3wire.quoted(if_match)}
+        try:
+            self.call("delete_object", self.key(container, path), settle=settle, **conditions)
+        except ObjectNotFound:
+            # So says a server to the condition.
+            return
 
     # Reading
 
@@ -333,23 +362,47 @@ class Storage:
         start = {"StartAfter": self.key(container, after)} if after else {}
         for found in self._pages("list_objects_v2", container, prefix, _NEXT_OBJECT, start, page):
             for each in found.get("Contents", ()):
-                yield _listed(container, each)
+                yield ObjectInfo(
+                    container=container,
+                    path=each["Key"].partition("/")[2],
+                    size=each["Size"],
+                    etag=s3wire.etag(each["ETag"]),
+                    last_modified=each["LastModified"],
+                )
 
-    def folder(self, container: str, path: str = "", *, page: int = 1000) -> Iterator[ObjectInfo | str]:
+    def folder(self, container: str, folder: str = "", *, page: int = 1000) -> Iterator[ObjectInfo | str]:
         """
-        What lies directly in a folder, page by page: its objects, and the paths of the folders in it.
+        What lies in a folder: of each page first the names of the folders in it, then the files, each by name.
 
-        A folder is there if an object lies in it. The empty objects by which S3 browsers mark folders are left out.
+        A folder is what keys have in common. One that is there by itself has a marker, an empty object whose key ends
+        with a slash, which is left out here.
         """
-        prefix = f"{_plain(path).rstrip('/')}/" if path.strip("/") else ""
-        for found in self._pages(
-            "list_objects_v2", container, prefix, _NEXT_OBJECT, {}, page, always={"Delimiter": "/"}
-        ):
+        below = f"{folder.strip('/')}/" if folder.strip("/") else ""
+        if below:
+            self.key(container, below[:-1])
+        for found in self._pages("list_objects_v2", container, below, _NEXT_OBJECT, {}, page, Delimiter="/"):
             for each in found.get("CommonPrefixes", ()):
-                yield each["Prefix"].partition("/")[2].rstrip("/")
+                yield each["Prefix"].partition("/")[2][len(below) :].rstrip("/")
             for each in found.get("Contents", ()):
-                if not each["Key"].endswith("/"):
-                    yield _listed(container, each)
+                path = each["Key"].partition("/")[2]
+                if path != below:
+                    yield ObjectInfo(
+                        container, path, each["Size"], s3wire.etag(each["ETag"]), each["LastModified"]
+                    )
+
+    def make_folder(self, container: str, folder: str) -> None:
+        """
+        Leave a marker, so that the folder is there without a file in it; one that is there already is fine.
+
+        The local platform and the programs that show buckets as folders know such markers.
+        """
+        key = self.key(container, folder.strip("/")) + "/"
+        with contextlib.suppress(PreconditionFailed):
+            self.call("put_object", key, Body=b"", ContentMD5=s3wire.content_md5(b""), IfNoneMatch="*")
+
+    def remove_folder(self, container: str, folder: str) -> None:
+        """Remove a folder's marker, if it has one; what lies in the folder stays."""
+        self.call("delete_object", self.key(container, folder.strip("/")) + "/")
 
     def versions(
         self, container: str, prefix: str = "", *, after: str = "", page: int = 1000
@@ -454,13 +507,13 @@ class Storage:
         following: Mapping[str, str],
         start: Mapping[str, Any],
         size: int,
-        always: Mapping[str, Any] | None = None,
+        **fixed: Any,
     ) -> Iterator[Mapping[str, Any]]:
         """
-        Pages of at most `size` each.
+        Pages of at most `size` each; `fixed` are arguments of each of them.
 
         `start` are the arguments of the first page that say where it begins; `following` tells which fields of a page
-        are which such arguments of the next; `always` are those of every page.
+        are which such arguments of the next.
         """
         if not container or "/" in container:
             raise UsageError(f"container {container!r}: expected an id")
@@ -468,7 +521,7 @@ class Storage:
         place = dict(start)
         while True:
             # Page by page, and not by boto3's paginator: each is a call of its own, with its own budget.
-            page = self.call(operation, None, Prefix=below, MaxKeys=size, **place, **(always or {}))
+            page = self.call(operation, None, Prefix=below, MaxKeys=size, **fixed, **place)
             yield page
             before, place = place, {to: page[name] for name, to in following.items() if page.get(name)}
             # The same place twice would page for ever.
@@ -531,16 +584,6 @@ def _is(found: ObjectInfo, put: Mapping[str, Any]) -> bool:
 def _answer(found: ObjectInfo) -> dict[str, Any]:
     """What the lost answer of the write said that left `found`."""
     return {"ETag": found.etag, "VersionId": found.version_id}
-
-
-def _listed(container: str, found: Mapping[str, Any]) -> ObjectInfo:
-    return ObjectInfo(
-        container=container,
-        path=found["Key"].partition("/")[2],
-        size=found["Size"],
-        etag=s3wire.etag(found["ETag"]),
-        last_modified=found["LastModified"],
-    )
 
 
 def _plain(path: str) -> str:

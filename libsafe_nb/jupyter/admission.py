@@ -11,38 +11,43 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from tornado import web
 
+from libsafe_nb.check import configured_secrets
 from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import (
     AccessDenied,
     Conflict,
     Forbidden,
     LibsafeError,
+    LocalPlatformError,
     NotFound,
+    ObjectChanged,
     ObjectNotFound,
     PlatformError,
     PreconditionFailed,
+    SettingsError,
     StorageUnreachable,
     Unauthorized,
     Unreachable,
     UsageError,
 )
+from libsafe_nb.jupyter.tree import READ_ONLY
 
 ASKED_AGAIN = 3.0
 """Seconds for which a key that was active counts as such."""
 PATIENCE = 20.0
 """Seconds in which a request is repeated before its user learns that nobody answers."""
 
-NO_KEY = (
-    "The platform refuses the API key: it is wrong or not active. Make one on the platform (your name, Access Methods), set"
-    " LIBSAFE_KEY_USER, and start the Lab again."
+REMEDY = (
+    "An active API key and S3 credentials are needed: make them on the platform (your name, Access Methods), set"
+    " LIBSAFE_KEY_USER, LIBSAFE_S3_ACCESS_KEY and LIBSAFE_S3_SECRET_KEY, and start the Lab again."
 )
-NO_CREDENTIALS = (
-    "The storage refuses the S3 credentials, or this container. Regenerate them on the platform (your name, Access Methods, S3"
-    " compatible protocol), set LIBSAFE_S3_ACCESS_KEY and LIBSAFE_S3_SECRET_KEY, and start the Lab again."
-)
+
+_NO_MATTER_OF_KEYS = (READ_ONLY, "InvalidObjectState")
+"""Codes of an `AccessDenied` that other credentials would not change: evidence, and an off-line storage class."""
 
 
 class Admission:
@@ -87,7 +92,9 @@ class Admission:
                 known.close()
             else:
                 return known
-        fresh = connect().within(PATIENCE)
+        opened = connect()
+        fresh = opened.within(PATIENCE)
+        opened.close()
         _ask(fresh)
         return fresh
 
@@ -95,24 +102,28 @@ class Admission:
 def _ask(connection: Connection) -> None:
     # The call is one of the unverified: a platform that does not know it lets the storage decide.
     with contextlib.suppress(NotFound):
-        connection.client.me()
+        me: Any = connection.client.me()
+        if me.get("s3") is False:
+            raise Forbidden("the user has no S3 credentials")
+
+
+_STATUS: tuple[tuple[type[LibsafeError] | tuple[type[LibsafeError], ...], int], ...] = (
+    ((Unauthorized, Forbidden, AccessDenied, SettingsError), 403),
+    ((NotFound, ObjectNotFound), 404),
+    ((PreconditionFailed, ObjectChanged, Conflict), 409),
+    (UsageError, 400),
+    ((Unreachable, StorageUnreachable, LocalPlatformError), 503),
+    (PlatformError, 502),
+)
 
 
 def refusal(error: LibsafeError) -> web.HTTPError:
     """One of our errors as an answer of the server, with its sentence."""
-    match error:
-        case Unauthorized() | Forbidden():
-            return web.HTTPError(403, NO_KEY)
-        case AccessDenied():
-            return web.HTTPError(403, NO_CREDENTIALS)
-        case NotFound() | ObjectNotFound():
-            return web.HTTPError(404, str(error))
-        case PreconditionFailed() | Conflict():
-            return web.HTTPError(409, str(error))
-        case UsageError():
-            return web.HTTPError(400, str(error))
-        case Unreachable() | StorageUnreachable():
-            return web.HTTPError(503, str(error))
-        case PlatformError():
-            return web.HTTPError(502, str(error))
-    return web.HTTPError(500, str(error))
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    text = str(error)
+    if status == 403 and getattr(error, "code", None) not in _NO_MATTER_OF_KEYS:
+        text = f"{text}. {REMEDY}"
+    # A server may have quoted a key in its answer.
+    with contextlib.suppress(LibsafeError):
+        text = configured_secrets().clean(text)
+    return web.HTTPError(status, text)

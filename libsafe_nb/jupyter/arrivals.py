@@ -22,6 +22,9 @@ LAST = -1
 
 @dataclass
 class Arrival:
+    """`replaces` is the etag of what was stored there when the first chunk came; None: nothing was."""
+
+    replaces: str | None
     # Without a name on disk: nothing is left of it when the Lab is killed.
     file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
     chunks: int = 0
@@ -35,9 +38,11 @@ class Arrivals:
         self._lock = threading.Lock()
         self._waiting: dict[tuple[str, str], Arrival] = {}
 
-    def take(self, key: tuple[str, str], number: int, data: bytes) -> IO[bytes] | None:
+    def take(self, key: tuple[str, str], number: int, data: bytes, *, replaces: str | None) -> Arrival | None:
         """
-        Keep one chunk; the whole file, at its beginning and the caller's to close, when it was the last one.
+        Keep one chunk; the whole file, the caller's to close, when it was the last one.
+
+        `replaces` counts with the first chunk.
 
         Raises
         ------
@@ -45,7 +50,7 @@ class Arrivals:
             400: the chunk is not the next one. 413: the file is too large. 429: too many are on their way.
         """
         with self._lock:
-            arrival = self._next(key, number)
+            arrival = self._next(key, number, replaces)
             arrival.chunks += 1
             arrival.touched = time.monotonic()
             arrival.file.write(data)
@@ -55,10 +60,9 @@ class Arrivals:
             if number != LAST:
                 return None
             del self._waiting[key]
-            arrival.file.seek(0)
-            return arrival.file
+            return arrival
 
-    def _next(self, key: tuple[str, str], number: int) -> Arrival:
+    def _next(self, key: tuple[str, str], number: int, replaces: str | None) -> Arrival:
         if number == 1:
             self._drop(key)
             for each in [
@@ -67,7 +71,7 @@ class Arrivals:
                 self._drop(each)
             if len(self._waiting) >= MOST:
                 raise web.HTTPError(429, f"{key[1]}: {MOST} files are on their way already; try again later")
-            self._waiting[key] = Arrival()
+            self._waiting[key] = Arrival(replaces)
         arrival = self._waiting.get(key)
         if arrival is None or number not in (LAST, arrival.chunks + 1):
             found = 0 if arrival is None else arrival.chunks

@@ -8,11 +8,8 @@ from urllib.parse import quote
 
 from libsafe_nb.connection import connect
 from libsafe_nb.errors import UsageError
-from libsafe_nb.jupyter.contents import CONTAINER
+from libsafe_nb.jupyter.contents import CONTAINER, FOLDER
 from libsafe_nb.plan import DEFAULT_CONTAINER
-
-FOLDER = "LIBSAFE_NB_LAB_FOLDER"
-"""Of the environment of its kernels: the local folder in which they work; a notebook's place there is its place in the container."""
 
 
 def serve(container: str | None, *, port: int, browser: bool, notebook: str | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tornado import web
 
+from libsafe_nb.jupyter.tree import Entry, is_evidence
 from libsafe_nb.objects import ObjectInfo
 
 HASH = "s3-etag"
@@ -19,6 +20,13 @@ HASH = "s3-etag"
 def of_folder(path: str, *, writable: bool) -> dict[str, Any]:
     """A folder has no time of its own: object storage knows none."""
     return _model(path, "directory", writable=writable, modified="")
+
+
+def of_entry(entry: Entry) -> dict[str, Any]:
+    writable = not is_evidence(entry.path)
+    if entry.info is None:
+        return of_folder(entry.path, writable=writable)
+    return of_object(entry.info, writable=writable)
 
 
 def of_object(info: ObjectInfo, *, writable: bool, kind: str | None = None) -> dict[str, Any]:

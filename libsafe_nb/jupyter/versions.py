@@ -9,9 +9,6 @@ from typing import Any
 from jupyter_server.services.contents.checkpoints import AsyncCheckpoints
 from tornado import web
 
-MOST = 100
-"""Versions that are told of one file, the latest ones."""
-
 
 class Versions(AsyncCheckpoints):
     """For a `ContainerContents`, its parent."""
@@ -28,7 +25,7 @@ class Versions(AsyncCheckpoints):
 
     async def list_checkpoints(self, path: str) -> list[dict[str, Any]]:
         """The oldest first, as Jupyter's own file system does."""
-        versions = await self.parent.versions(path, MOST)
+        versions = await self.parent.versions(path)
         return [{"id": _id(each.version_id), "last_modified": each.last_modified} for each in versions]
 
     async def delete_checkpoint(self, checkpoint_id: str, path: str) -> None:
