@@ -22,6 +22,8 @@ LONGEST = 2000
 """Characters of one message, scrap or source."""
 
 _COLOURS = {"COMPLETED": "#2e7d32", "RUNNING": "#1f4e79", "QUEUED": "#1f4e79"}
+_LEFT = "text-align: left"
+"""JupyterLab shows what is in a table at the right, as if it were numbers."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,9 @@ class Files:
             )
             for each in self.rows
         ]
-        return tag("div", note(self._told), table(("id", "path", "size", "type"), rows) if rows else "")
+        return tag(
+            "div", note(self._told), table(("id", "path", "size", "type"), rows, style=_LEFT) if rows else ""
+        )
 
 
 def _word(status: str) -> str:
@@ -205,4 +209,4 @@ def _messages(messages: Sequence[Mapping[str, Any]]) -> str:
         )
         for each in messages
     ]
-    return table(("type", "message", "file"), rows) if rows else ""
+    return table(("type", "message", "file"), rows, style=_LEFT) if rows else ""
