@@ -131,7 +131,10 @@ def test_the_open_notebook_is_run_as_a_function(page, connection, container):
     link = output.get_by_role("link", name=re.compile("report|evidence", re.I)).first
     link.wait_for()
 
-    assert "provenance/runs-here/" in link.get_attribute("href")
+    link.click()
+    frame = page.frame_locator(".jp-HTMLViewer iframe, .jp-IFrame iframe").first
+    frame.get_by_text("The function ran to its end").wait_for()
+
     assert [each["status"] for each in connection.client.jobs(container=container)] == ["COMPLETED"]
 
 
