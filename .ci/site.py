@@ -9,15 +9,17 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 SCHEMA = "libsafe_nb/data/record.schema.json"
+TUTORIAL = "tutorial.ipynb"
 
 
 def on_files(files: Files, config: Any) -> Files:
     root = Path(config.config_file_path).parent.parent
     files.append(File.generated(config, Path(SCHEMA).name, abs_src_path=str(root / SCHEMA)))
-    for notebook in [each for each in files if each.src_uri.endswith(".ipynb")]:
-        files.remove(notebook)
-        for name, content in pages(Path(str(notebook.abs_src_path))).items():
-            files.append(File.generated(config, name, content=content))
+    notebook = files.get_file_from_path(TUTORIAL)
+    assert notebook is not None
+    files.remove(notebook)
+    for name, content in pages(root / "docs" / TUTORIAL).items():
+        files.append(File.generated(config, name, content=content))
     return files
 
 
@@ -32,4 +34,6 @@ def pages(notebook: Path) -> dict[str, str | bytes]:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    return markdown.replace(f"](../{SCHEMA})", f"]({Path(SCHEMA).name})")
+    return markdown.replace(f"](../{SCHEMA})", f"]({Path(SCHEMA).name})").replace(
+        f"]({TUTORIAL})", "](tutorial.md)"
+    )
