@@ -40,8 +40,9 @@ def test_no_top_level_libnova_and_no_pth_file(wheel):
 
 # A kernel as Jupyter finds and starts it, and what its cell prints.
 ASK = """
+import sys
 from jupyter_client.manager import start_new_kernel
-manager, client = start_new_kernel(kernel_name="libsafe")
+manager, client = start_new_kernel(kernel_name=sys.argv[1])
 print(manager.kernel_spec.display_name)
 try:
     client.execute_interactive("import libnova\\n%libsafe", timeout=60)
@@ -78,9 +79,10 @@ def test_the_installed_wheel_runs_a_notebook_of_its_own(wheel, tmp_path):
     notebook = subprocess.run([python, "-c", find], check=True, **options).stdout.strip()
     assert notebook.startswith(str(tmp_path))
     assert (tmp_path / "venv" / "share" / "jupyter" / "kernels" / "libsafe" / "logo-svg.svg").exists()
-    asked = subprocess.run([python, "-c", ASK], check=True, **options).stdout
-    assert asked.startswith("LIBSAFE Go (Python)\n")
-    assert "Usage: %libsafe" in asked
+    for kernel, title in (("libsafe", "LIBSAFE Go (Python)"), ("python3", "Python 3 (ipykernel)")):
+        asked = subprocess.run([python, "-c", ASK, kernel], check=True, **options).stdout
+        assert asked.startswith(f"{title}\n")
+        assert "Usage: %libsafe" in asked
     ours = of_our_kernel(notebook, tmp_path / "ours.ipynb")
 
     program = str(tmp_path / "venv" / "bin" / "libsafe-nb")
