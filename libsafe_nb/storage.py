@@ -8,7 +8,6 @@ repeated only if it did not act, so an outage leaves no second version. How a ca
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import mimetypes
 import threading
@@ -397,8 +396,8 @@ class Storage:
         The local platform and the programs that show buckets as folders know such markers.
         """
         key = self.key(container, folder.strip("/")) + "/"
-        with contextlib.suppress(PreconditionFailed):
-            self.call("put_object", key, Body=b"", ContentMD5=s3wire.content_md5(b""), IfNoneMatch="*")
+        # Without a condition: SeaweedFS takes the folder of what was deleted for such an object, and does not list it.
+        self.call("put_object", key, Body=b"", ContentMD5=s3wire.content_md5(b""))
 
     def remove_folder(self, container: str, folder: str) -> None:
         """Remove a folder's marker, if it has one; what lies in the folder stays."""

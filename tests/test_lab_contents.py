@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import json
 import re
 import threading
 from urllib.parse import quote
@@ -275,6 +276,77 @@ def test_a_notebook_with_a_key_in_it_is_not_saved(jupyter, store, folder, platfo
     assert "LSN001" in said
     assert platform.settings.key_user not in said
     assert jupyter.names(folder) == {}
+
+
+@pytest.mark.parametrize("kind", ["a text", "a script in cells", "an old notebook", "a notebook in chunks"])
+def test_no_other_file_gets_in_with_a_key_in_it(kind, jupyter, folder, platform):
+    key = platform.settings.key_user
+    old = {"nbformat": 3, "nbformat_minor": 0, "metadata": {}}
+    old["worksheets"] = [{"cells": [{"cell_type": "code", "input": f"key = '{key}'", "language": "python"}]}]
+    name, text, more = {
+        "a text": ("a.env", f"KEY={key}\n", {}),
+        "a script in cells": ("a.py", f"# %%\nkey = '{key}'\n", {}),
+        "an old notebook": ("a.ipynb", json.dumps(old), {}),
+        "a notebook in chunks": (
+            "b.ipynb",
+            nbformat.writes(new_notebook(cells=[new_code_cell(f"k = '{key}'")])),
+            {"chunk": -1},
+        ),
+    }[kind]
+    if more:
+        half = len(text) // 2
+        body = {"type": "file", "format": "text", "content": text[:half], "chunk": 1}
+        jupyter.ask("PUT", f"{folder}/{name}", body=body, status=201)
+        text = text[half:]
+
+    said = jupyter.ask(
+        "PUT",
+        f"{folder}/{name}",
+        body={"type": "file", "format": "text", "content": text, **more},
+        status=400,
+    )
+
+    assert "Nothing was saved" in said["message"]
+    assert key not in said["message"]
+    assert jupyter.names(folder) == {}
+
+
+def test_a_file_that_came_while_a_large_one_was_sent_is_not_written_over(jupyter, store, folder):
+    path, body = f"{folder}/a.bin", {"type": "file", "format": "text", "content": "mine "}
+    jupyter.ask("PUT", path, body={**body, "chunk": 1}, status=201)
+    store.put(path, b"theirs")
+
+    jupyter.ask("PUT", path, body={**body, "chunk": -1}, status=409)
+
+    assert {store.get(f"{folder}/{name}") for name in jupyter.names(folder)} == {b"theirs", b"mine mine "}
+
+
+def test_a_folder_is_moved_with_the_empty_ones_in_it_and_stays_when_its_last_file_goes(
+    jupyter, store, folder
+):
+    jupyter.ask("PUT", f"{folder}/in", body={"type": "directory"}, status=201)
+    jupyter.ask("PUT", f"{folder}/in/empty", body={"type": "directory"}, status=201)
+    store.put(f"{folder}/in/a.txt", b"a")
+
+    jupyter.ask("PATCH", f"{folder}/in", body={"path": f"{folder}/out"})
+    assert jupyter.names(f"{folder}/out") == {"empty": "directory", "a.txt": "file"}
+    assert jupyter.names(folder) == {"out": "directory"}
+    store.put(f"{folder}/sole/b.txt", b"b")
+    jupyter.ask("DELETE", f"{folder}/sole/b.txt", status=204)
+
+    assert jupyter.names(f"{folder}/sole") == {}
+
+
+def test_a_model_may_say_which_version_it_replaces(jupyter, store, folder):
+    path = f"{folder}/a.txt"
+    first = jupyter.text(path, "one", status=201)
+    store.put(path, b"two")
+    jupyter.ask("GET", path)
+
+    body = {**first, "content": "three", "format": "text"}
+    jupyter.ask("PUT", path, body=body, status=409)
+
+    assert store.get(path) == b"two"
 
 
 def test_large_files_come_in_chunks_and_go_in_a_stream(jupyter, store, folder):

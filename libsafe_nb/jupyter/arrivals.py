@@ -22,9 +22,9 @@ LAST = -1
 
 @dataclass
 class Arrival:
-    """`replaces` is the etag of what was stored there when the first chunk came; None: nothing was."""
+    """`replaces` is the etag of what was stored there when the first chunk came; "": nothing was."""
 
-    replaces: str | None
+    replaces: str
     # Without a name on disk: nothing is left of it when the Lab is killed.
     file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
     chunks: int = 0
@@ -38,7 +38,7 @@ class Arrivals:
         self._lock = threading.Lock()
         self._waiting: dict[tuple[str, str], Arrival] = {}
 
-    def take(self, key: tuple[str, str], number: int, data: bytes, *, replaces: str | None) -> Arrival | None:
+    def take(self, key: tuple[str, str], number: int, data: bytes, *, replaces: str) -> Arrival | None:
         """
         Keep one chunk; the whole file, the caller's to close, when it was the last one.
 
@@ -62,7 +62,7 @@ class Arrivals:
             del self._waiting[key]
             return arrival
 
-    def _next(self, key: tuple[str, str], number: int, replaces: str | None) -> Arrival:
+    def _next(self, key: tuple[str, str], number: int, replaces: str) -> Arrival:
         if number == 1:
             self._drop(key)
             for each in [

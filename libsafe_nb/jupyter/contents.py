@@ -250,7 +250,7 @@ class ContainerContents(AsyncContentsManager):
         def take(tree: Tree) -> Arrival | None:
             refuse_evidence(path)
             before = tree.file(path) if number == 1 and said is None else None
-            replaces = said or (before.etag if before is not None else None)
+            replaces = said or (before.etag if before is not None else "")
             data = models.decoded(model, path)
             return self.arrivals.take((client.keys[-1], path), number, data, replaces=replaces)
 

@@ -185,7 +185,7 @@ class Tree:
         beside: tuple[str, str] | None = None,
     ) -> ObjectInfo:
         """
-        Store a file in the place of the version whose etag is `replaces`; None: of the current one, if any.
+        Store a file in the place of the version whose etag is `replaces`; None: of the current one, if any; "": of none.
 
         Parameters
         ----------
@@ -201,19 +201,19 @@ class Tree:
         """
         refuse_evidence(path)
         current = self.file(path)
-        if current is None and replaces is None and self.is_folder(path):
+        if current is None and not replaces and self.is_folder(path):
             raise UsageError(f"{path}: expected a file, found a folder")
-        expected = replaces or (current.etag if current is not None else None)
+        expected = (current.etag if current is not None else "") if replaces is None else replaces
         try:
-            if current is None and replaces is not None:
+            if current is None and replaces:
                 raise PreconditionFailed(f"{path}: is gone")
-            stored = self._store(path, source, if_none_match=expected is None, if_match=expected)
+            stored = self._store(path, source, if_none_match=not expected, if_match=expected or None)
         except (PreconditionFailed, ObjectNotFound) as exc:
             where = self._keep_beside(path, source, beside)
             raise NotSaved(
                 f"{path} was changed in the container since it was opened here, so it was not overwritten. Both are "
                 f"kept: theirs as {path}, yours as {where[0]}. Open it anew to go on with theirs",
-                held=expected or "",
+                held=expected,
                 beside=where,
             ) from exc
         return self._as_stored(stored)
