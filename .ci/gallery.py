@@ -59,7 +59,7 @@ def title_and_text(path: Path) -> tuple[str, str]:
 def commands(path: Path) -> list[str]:
     """The commands that run a function over its samples."""
     block = re.search(r"```sh\n(.*?)```", title_and_text(path)[1], re.S)
-    return block[1].splitlines() if block else []
+    return block[1].replace("\\\n", "").splitlines() if block else []
 
 
 def parameters(path: Path) -> list[tuple[str, str, str, str]]:

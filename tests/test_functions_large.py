@@ -16,6 +16,7 @@ from libsafe_nb import testing
 
 GIB = 2**30
 END = b"startxref\n9\n%%EOF"
+"""It leads to nothing; with no line end before it, a reader that goes back by lines would take all of the file for one."""
 LINES = GIB // 10_000 * 1000
 
 
@@ -66,6 +67,19 @@ def zeros(tmp_path_factory):
         path.unlink()
 
 
+def whole_pdf(zeros):
+    """A page, and an object of a GiB that is not part of it."""
+    head = b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
+    page = (
+        b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]>>endobj\n4 0 obj<</Length 1073741000>>stream\n"
+    )
+    starts = [(head + page).index(b"%d 0 obj" % number) for number in (1, 2, 3)]
+    table = b"\nxref\n0 4\n0000000000 65535 f \n" + b"".join(b"%010d 00000 n \n" % each for each in starts)
+    tail = table + b"trailer<</Size 4/Root 1 0 R>>\nstartxref\n"
+    at = GIB - len(tail) - len(b"1073741824\n%%EOF") + 1
+    return zeros("4", head=head + page, tail=tail + b"%d\n%%%%EOF" % at)
+
+
 def digest(algorithm):
     found = hashlib.new(algorithm)
     for _ in range(GIB // MIB):
@@ -111,10 +125,11 @@ def cases(zeros, port):
                 "/big.tif": zeros("0"),
                 "/big.pdf": zeros("1", **pdf),
                 "/truncated.pdf": zeros("2", head=b"%PDF-1.4\n"),
+                "/whole.pdf": whole_pdf(zeros),
                 "/last good.jpg": JPEG,
             },
             failed=dict.fromkeys(("/big.tif", "/big.pdf", "/truncated.pdf"), ""),
-            metadata={"/last good.jpg": {"image_width": 160}},
+            metadata={"/last good.jpg": {"image_width": 160}, "/whole.pdf": {"pdf_pages": 1}},
         ),
         "date_from_name": lambda: Case(files={"/1911": zeros("0")}, metadata={"/1911": {"date": "1911"}}),
         "find_personal_data": lambda: Case(

@@ -10,7 +10,7 @@ import zipfile
 from collections import Counter
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from worked import JPEG, LETTER, MIB, PDF, SAMPLES, Case, run, served
 
 from libsafe_nb import errors, testing
@@ -25,7 +25,7 @@ FILES = {
     "/picture.csv": JPEG,
     ODD: LETTER,
     # More than one block of all that read in blocks. A GiB: `test_functions_large.py`.
-    "/large": bytes(24 * MIB),
+    "/large": bytes(9 * MIB),
     "/last good.txt": LETTER,
 }
 GONE = {"/gone.txt": "deleted or missing"}
@@ -40,10 +40,12 @@ def line(data, name):
     return f"{hashlib.sha256(data).hexdigest()}  {name}\n"
 
 
-def image(kind, *colours, size=(20, 20), mode="RGB"):
+def image(kind, *colours, size=(20, 20), mode="RGB", **more):
     frames = [Image.new(mode, size, colour) for colour in colours]
     target = io.BytesIO()
-    frames[0].save(target, kind, **({"save_all": True, "append_images": frames[1:]} if frames[1:] else {}))
+    if frames[1:]:
+        more |= {"save_all": True, "append_images": frames[1:]}
+    frames[0].save(target, kind, **more)
     return target.getvalue()
 
 
@@ -58,6 +60,9 @@ def word(document):
 
 BOMB = word(bytes(100 * MIB))
 """A Word document of 100 kB whose text unpacks to 100 MiB."""
+EXIF = Image.Exif()
+EXIF[ExifTags.Base.Orientation], EXIF[ExifTags.Base.Make] = 6, "Ex\0\x07"
+ROTATED = image("JPEG", "red", size=(40, 20), exif=EXIF)
 LARGE = image("PNG", 0, size=(20_000, 20_000), mode="1")
 
 
@@ -78,7 +83,19 @@ BAGS = {
     **bag("evil", {"/evil/manifest-md5.txt": f"{md5(b'x')}  ../../etc/passwd\n".encode()}),
     **bag("empty", {"/empty/bagit.txt": b""}),
     **bag("binary", {"/binary/manifest-md5.txt": JPEG}),
+    **bag("twice", {"/twice/manifest-md5.txt": f"{md5(b'x')}  data/a\n{md5(b'y')}  data/a\n".encode()}),
+    # Since BagIt 1.0 each manifest lists each file.
+    **bag(
+        "half",
+        {"/half/manifest-md5.txt": f"{md5(LETTER)}  data/letter.txt\n".encode()},
+        without=["/half/tagmanifest-sha256.txt"],
+    ),
     **bag("deep/last good"),
+    # RFC 8493 writes a percent sign so; and an accent in either way.
+    "/percent/bagit.txt": b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n",
+    "/percent/manifest-md5.txt": f"{md5(LETTER)}  data/100%25.txt\n{md5(LETTER)}  data/e\u0301.txt\n".encode(),
+    "/percent/data/100%.txt": LETTER,
+    "/percent/data/é.txt": LETTER,
 }
 SUMS = "".join(
     (
@@ -89,6 +106,7 @@ SUMS = "".join(
         line(LETTER, "../outside.txt"),
         "\\" + line(LETTER, "new\\nline.txt"),
         "this is no line of a manifest\n",
+        line(LETTER, "folder"),
         f"MD5 (last good.txt) = {md5(LETTER).upper()}\r\n",
         f"BLAKE2b (last good.txt) = {hashlib.blake2b(LETTER).hexdigest()}\n",
         line(LETTER, "last")[:40],
@@ -125,7 +143,7 @@ CASES = {
             "/SHA256SUMS": SUMS.encode(),
             "/last.md5": f"{md5(LETTER)} *last good.txt\n".encode(),
         },
-        beside={ODD: LETTER, "/changed.txt": b"x", "/last good.txt": LETTER},
+        beside={ODD: LETTER, "/changed.txt": b"x", "/folder/a.txt": LETTER, "/last good.txt": LETTER},
         failed={
             "/empty.txt": "lists no file",
             "/picture.sha256": "it is no manifest",
@@ -135,8 +153,9 @@ CASES = {
                 "leads out of the folder",
                 "'new\\nline.txt' is missing",
                 "line 7:",
-                "line 9:",
+                "'folder' is missing",
                 "line 10:",
+                "line 11:",
             ],
         },
         told={
@@ -156,9 +175,11 @@ CASES = {
             "/evil/bagit.txt": "unsafe",
             "/empty/bagit.txt": "",
             "/binary/bagit.txt": "",
+            "/twice/bagit.txt": "multiple times",
+            "/half/data/inventory.csv": "is in no md5 manifest",
         },
-        told={"/deep/last good/bagit.txt": "is valid"},
-        scraps={"bags": 7, "valid": 1},
+        told={"/deep/last good/bagit.txt": "is valid", "/percent/bagit.txt": "is valid"},
+        scraps={"bags": 10, "valid": 2},
     ),
     "validate_bags of chosen files": Case(
         files={"/no bag/letter.txt": LETTER, "/good/data/letter.txt": LETTER},
@@ -197,7 +218,13 @@ CASES = {
         },
     ),
     "technical_metadata": Case(
-        files={**FILES, "/large.png": LARGE, "/end.pdf": b"%PDF-1.7\n%%EOF", "/last good.jpg": JPEG},
+        files={
+            **FILES,
+            "/large.png": LARGE,
+            "/end.pdf": b"%PDF-1.7\n%%EOF",
+            "/last good.jpg": JPEG,
+            "/rotated.jpg": ROTATED,
+        },
         gone=("/gone.txt",),
         failed={
             **GONE,
@@ -209,7 +236,11 @@ CASES = {
             "/end.pdf": "",
         },
         warned=dict.fromkeys((ODD, "/large", "/last good.txt"), "passed over"),
-        metadata={"/picture.csv": {"format": "JPEG"}, "/last good.jpg": {"image_height": 100}},
+        metadata={
+            "/picture.csv": {"format": "JPEG"},
+            "/last good.jpg": {"image_height": 100},
+            "/rotated.jpg": {"image_camera": "Ex"},
+        },
     ),
     "date_from_name": Case(
         files=dict.fromkeys(DATES, LETTER),
@@ -245,20 +276,24 @@ CASES = {
             "/many.csv": b"ana@example.org\n" * 2000,
             "/long.txt": b"4" * MIB + b"." * MIB,
             "/short.txt": b"x@y.es",
+            "/scan ana@example.org.pdf": PDF,
+            "/quoted.pdf": b"%PDF-1.4\nana@example.org obj\nstartxref\nana@example.org\n%%EOF",
         },
         gone=("/gone.txt",),
         failed={
             **GONE,
             "/empty.txt": "is empty",
             "/truncated.pdf": "",
-            "/bomb.docx": "unpacks to more than",
+            "/bomb.docx": "more than are looked through",
             "/half.docx": "",
+            "/quoted.pdf": "",
         },
         warned={
-            "/truncated.jpg": "nobody looked into it",
-            "/picture.csv": "nobody looked into it",
-            "/large": "nobody looked into it",
+            "/truncated.jpg": "nobody looked into the file",
+            "/picture.csv": "nobody looked into the file",
+            "/large": "nobody looked into the file",
             "/many.csv": "more than 1000: the rest was not searched",
+            "/scan ana@example.org.pdf": "found: 1 e-mail; no text, so nobody looked into page 1, page 2",
             **dict.fromkeys(("/seam.txt", "/latin1 ✓.txt", "/word.docx"), "found: 1 DNI"),
             **dict.fromkeys(("/utf16 {1}.txt", "/short.txt"), "found: 1 e-mail"),
         },
@@ -268,6 +303,9 @@ CASES = {
         files={
             **FILES,
             "/large.png": LARGE,
+            "/rotated.jpg": ROTATED,
+            # Pillow would start Ghostscript for it.
+            "/program.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n",
             "/moving {3}.gif": image("GIF", "red", "green", "blue"),
             "/ragged.csv": b"a,b\n1,2,3\n",
             "/quoted.csv": b'a,b\n1,"2\n',
@@ -285,7 +323,9 @@ CASES = {
             ),
             **dict.fromkeys(("/quoted.csv", "/zeros.csv"), ""),
         },
-        warned=dict.fromkeys((ODD, "/large", "/last good.txt", "/truncated.pdf"), "passed over"),
+        warned=dict.fromkeys(
+            (ODD, "/large", "/last good.txt", "/truncated.pdf", "/program.eps"), "passed over"
+        ),
         told={"/same.csv": "already", "/preservation/moving {3}.gif.tif": "made from"},
         stored={
             "/preservation/one ✓.tsv.csv": 'a,b\r\n"1,5",ü\r\n'.encode(),
@@ -323,11 +363,17 @@ def places(left):
         ("/latin1 ✓.txt", "DNI", "line 2"): 1,
         ("/word.docx", "DNI", "word/document.xml"): 1,
         ("/short.txt", "e-mail", "line 1"): 1,
+        ("/scan ana@example.org.pdf", "e-mail", "its name"): 1,
     }
+    assert "ana@" not in left.messages["ERROR"]["/quoted.pdf"][0]
     assert [row["found"] for row in rows if row["file"] == "/short.txt"] == ["*@*.**"]
 
 
 def frames(left):
+    upright = Image.open(io.BytesIO(left.place.read("/preservation/rotated.jpg.tif")))
+    assert (upright.size, upright.getexif()[ExifTags.Base.Make]) == ((20, 40), "Ex\0\x07"), (
+        "Exif is kept as it is"
+    )
     assert Image.open(io.BytesIO(left.place.read("/preservation/moving {3}.gif.tif"))).n_frames == 3
 
 
