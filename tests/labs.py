@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/lab\S*token=\w+")
 FRONT = ".jp-NotebookPanel:not(.lm-mod-hidden)"
 CLEAN = ".lm-DockPanel-tabBar .lm-TabBar-tab.lm-mod-current:not(.jp-mod-dirty)"
-SEEN = 60_000
+SEEN = 120_000
 """Milliseconds that a selector is waited for: a loaded machine is slow, and only a fault takes so long."""
 
 
