@@ -195,3 +195,16 @@ def test_what_is_installed_is_what_is_here():
         (source / name).read_bytes() for name in names
     ]
     assert json.loads((source / "package.json").read_text())["version"] == version("libsafe-nb")
+
+
+def test_open_shows_a_notebook_where_it_lies(browser, platform, container, connection, tmp_path):
+    text = (ROOT / "templates" / "per_file.ipynb").read_bytes()
+    connection.storage.put(container, "functions/mine.ipynb", text)
+    command = ["libsafe_nb", "open", f"libsafe://{container}/functions/mine.ipynb", "--lab", "--no-browser"]
+    with served(command, variables(platform.settings), tmp_path) as address:
+        page = browser.new_context().new_page()
+        page.goto(address)
+        ready(page)
+
+        assert page.locator(".lm-TabBar-tabLabel", has_text="mine.ipynb").is_visible()
+        page.context.close()

@@ -99,3 +99,11 @@ def test_the_command(address, platform, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{tmp_path}/f.ipynb  version ")
     assert (local.returncode, local.stderr.count("\n")) == (2, 1)
+
+
+def test_what_is_not_there_is_not_opened_in_the_lab(container, platform):
+    pytest.importorskip("jupyterlab", reason="the extra `lab` is not installed")
+    done = command(platform, "open", "--lab", "--no-browser", f"libsafe://{container}/no.ipynb")
+
+    assert done.returncode == 2
+    assert "no.ipynb: there is no such file" in done.stderr

@@ -104,9 +104,12 @@ def upload_(files: tuple[str, ...], container: str | None, folder: str) -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where the copy is written. Default: the working directory.",
 )
-@click.option("--no-browser", is_flag=True, help="Print where a run's report is, and show it nowhere.")
-def open_(what: str, folder: Path, no_browser: bool) -> None:
-    """Copy a file of a container here, or show the report of a run.
+@click.option(
+    "--lab", "in_lab", is_flag=True, help="Open it in the Lab, where it lies, in place of copying it."
+)
+@click.option("--no-browser", is_flag=True, help="Print where it is, and show it nowhere.")
+def open_(what: str, folder: Path, in_lab: bool, no_browser: bool) -> None:
+    """Copy a file of a container here, open it in the Lab, or show the report of a run.
 
     libsafe://CONTAINER/path is copied under its own name, and its path and version are printed. A copy that was changed
     is not overwritten. Of the evidence of a run, libsafe://CONTAINER/provenance/.../ or a local copy of it, the report
@@ -114,6 +117,12 @@ def open_(what: str, folder: Path, no_browser: bool) -> None:
     """
     from libsafe_nb import opening
 
+    if in_lab:
+        from libsafe_nb.papermill_io import split
+
+        container, file = split(what)
+        _serve_lab(container, port=0, browser=not no_browser, file=file)
+        return
     if not opening.is_evidence(what):
         if not what.startswith("libsafe://"):
             raise UsageError(
@@ -146,6 +155,10 @@ def lab(container: str | None, port: int, browser: bool) -> None:
     Without CONTAINER it is LIBSAFE_NB_CONTAINER, else the local platform's default. It listens on 127.0.0.1 only, and wants
     the token that is in the address it prints. Needs the extra `lab`.
     """
+    _serve_lab(container, port=port, browser=browser, file=None)
+
+
+def _serve_lab(container: str | None, *, port: int, browser: bool, file: str | None) -> None:
     import importlib.util
 
     if importlib.util.find_spec("jupyterlab") is None:
@@ -154,4 +167,4 @@ def lab(container: str | None, port: int, browser: bool) -> None:
         )
     from libsafe_nb.jupyter.lab import serve
 
-    serve(container, port=port, browser=browser)
+    serve(container, port=port, browser=browser, file=file)

@@ -8,12 +8,12 @@ import tempfile
 from urllib.parse import quote
 
 from libsafe_nb.connection import connect
-from libsafe_nb.errors import AccessDenied, Forbidden, NotFound, Unauthorized, UsageError
+from libsafe_nb.errors import AccessDenied, Forbidden, NotFound, ObjectNotFound, Unauthorized, UsageError
 from libsafe_nb.jupyter.contents import CONTAINER, FOLDER
 from libsafe_nb.plan import DEFAULT_CONTAINER
 
 
-def serve(container: str | None, *, port: int, browser: bool, notebook: str | None = None) -> None:
+def serve(container: str | None, *, port: int, browser: bool, file: str | None = None) -> None:
     """
     Serve until interrupted, on this machine only; Jupyter prints the address, with its token.
 
@@ -24,8 +24,13 @@ def serve(container: str | None, *, port: int, browser: bool, notebook: str | No
     ----------
     port
         0 takes any that is free.
-    notebook
-        Path in the container of a notebook to open.
+    file
+        Path in the container of what to open; by default the launcher is shown.
+
+    Raises
+    ------
+    UsageError
+        There is no such container, or no such file in it.
     """
     from jupyterlab.labapp import LabApp
 
@@ -38,8 +43,12 @@ def serve(container: str | None, *, port: int, browser: bool, notebook: str | No
         with contextlib.suppress(AccessDenied, Forbidden, Unauthorized):
             connection.client.call("file_list", container=chosen, params={"limit": 1})
             next(connection.storage.list(chosen, page=1), None)
+            if file:
+                connection.storage.head(chosen, file)
     except NotFound as exc:
         raise UsageError(f"container {chosen}: there is no such container") from exc
+    except ObjectNotFound as exc:
+        raise UsageError(f"{file}: there is no such file in container {chosen}") from exc
     finally:
         connection.close()
     with tempfile.TemporaryDirectory(prefix="libsafe-lab-") as folder:
@@ -56,6 +65,6 @@ def serve(container: str | None, *, port: int, browser: bool, notebook: str | No
                 "--ServerApp.allow_root=True",
                 f"--ServerApp.port={port}",
                 *([] if browser else ["--no-browser"]),
-                *([f"--LabApp.default_url=/lab/tree/{quote(notebook.strip('/'))}"] if notebook else []),
+                *([f"--LabApp.default_url=/lab/tree/{quote(file.strip('/'))}"] if file else []),
             ]
         )
