@@ -155,12 +155,12 @@ def test_a_revoked_key_is_told_in_the_lab(browser, connection, platform, contain
             page.on("response", lambda answer: answer.status == 403 and refused.append(answer.url))
             root.revoke_key(user["id"])
             dialog = page.locator(".jp-Dialog", has_text="The container cannot be read")
-            dialog.get_by_text("The platform refuses the API key").wait_for()
+            dialog.get_by_text("An active API key and S3 credentials are needed").wait_for()
             dialog.get_by_text("Close", exact=True).click()
             page.locator(".jp-LauncherCard", has_text="LIBSAFE Go function").click()
             page.locator(".jp-Dialog").get_by_text("Create", exact=True).click()
             dialog = page.locator(".jp-Dialog", has_text="No LIBSAFE Go function was created")
-            dialog.get_by_text("The platform refuses the API key").wait_for()
+            dialog.get_by_text("An active API key and S3 credentials are needed").wait_for()
             page.context.close()
 
     assert [url for url in refused if "/api/contents" in url]
