@@ -16,6 +16,9 @@ from test_lab_contents import Jupyter
 from libsafe_nb.client import Client
 from libsafe_nb.settings import S3Settings
 
+# A loaded machine stores a hundred objects a second.
+pytestmark = pytest.mark.timeout(1800)
+
 FILES = 10_000
 FLAT = 4_000
 MIB = 1024 * 1024
@@ -102,7 +105,7 @@ def test_operations_pass_while_others_change_the_container(jupyter, archive, con
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         others = [pool.submit(disturb, number) for number in range(3)]
         try:
-            for turn in range(60):
+            for turn in range(30):
                 path = f"busy/{turn % 3}/{turn % 7}.txt"
                 body = {"type": "file", "format": "text", "content": f"lab {turn}"}
                 for method, where, given in (
@@ -129,7 +132,7 @@ def test_operations_pass_while_others_change_the_container(jupyter, archive, con
         for each in storage.versions(archive, prefix)
         if not each.deleted and not each.path.endswith("/")
     }
-    assert {f"lab {turn}".encode() for turn in range(60)} <= texts
+    assert {f"lab {turn}".encode() for turn in range(30)} <= texts
 
 
 @pytest.mark.slow
@@ -150,8 +153,9 @@ def test_a_quarter_gigabyte_goes_up_and_down_in_bounded_memory(jupyter, archive,
     print(f"before {before:.0f} MiB, after sending {up:.0f} MiB, after reading {down:.0f} MiB")
 
     assert found == size == connection.storage.head(archive, "large.bin").size
-    assert up - before < 150
-    assert down - before < 200
+    # Five parts of 16 MiB on their way, what a request brings, and what the allocator keeps of both.
+    assert up - before < 200
+    assert down - before < 240
 
 
 def test_a_revoked_key_is_noticed_while_the_lab_runs(platform, connection, tmp_path):
