@@ -250,9 +250,10 @@ class Storage:
         conditions: dict[str, Any] = {} if if_match is None else {"IfMatch": s3wire.quoted(if_match)}
         try:
             self.call("delete_object", self.key(container, path), settle=settle, **conditions)
-        except ObjectNotFound:
-            # So says a server to the condition.
-            return
+        except (ObjectNotFound, PreconditionFailed):
+            # Servers differ in what they say to a condition about nothing.
+            if self._current(container, path) is not None:
+                raise
 
     # Reading
 

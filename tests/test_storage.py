@@ -299,3 +299,32 @@ def test_a_short_put_is_sent_without_asking_first(connection, container):
 
     assert asked == [False, True]
     storage.close()
+
+
+@pytest.mark.parametrize("limit", [1 << 40, 0], ids=["in one request", "in parts"])
+def test_a_copy_is_made_by_the_storage_and_takes_nobodys_place(limit, connection, container, monkeypatch):
+    monkeypatch.setattr("libsafe_nb.multipart.COPIED_WHOLE", limit)
+    monkeypatch.setattr("libsafe_nb.multipart.COPIED_PART", 5 * 1024 * 1024)
+    storage, data = connection.storage, bytes(range(256)) * 4096 * 7
+    storage.put(container, "é a.bin", data, content_type="image/tiff", metadata={"note": "kept"})
+    before = storage.head(container, "é a.bin")
+    storage.put(container, "é a.bin", b"changed since it was looked at")
+
+    storage.copy(container, "é a.bin", "b/c.bin", source=before, if_none_match=True)
+    with pytest.raises(errors.PreconditionFailed):
+        storage.copy(container, "é a.bin", "b/c.bin", if_none_match=True)
+
+    copied = storage.head(container, "b/c.bin")
+    assert storage.get(container, "b/c.bin") == data
+    assert (copied.content_type, copied.metadata) == ("image/tiff", before.metadata)
+
+
+def test_a_delete_on_a_condition_deletes_that_object_and_no_other(connection, container):
+    storage = connection.storage
+    stored = storage.put(container, "a.txt", b"one")
+    storage.put(container, "a.txt", b"two")
+    with pytest.raises(errors.PreconditionFailed):
+        storage.delete(container, "a.txt", if_match=stored.etag)
+
+    assert storage.get(container, "a.txt") == b"two"
+    storage.delete(container, "none.txt", if_match=stored.etag)
