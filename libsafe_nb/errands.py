@@ -7,7 +7,9 @@ written, hashes, metadata; what is written is searched for keys, and a replay ho
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,9 +98,9 @@ class Errands:
             raise NotFound(f"file {file_id}: cannot be read: it is off-line, deleted, missing or a folder")
         sha256, size = hashlib.sha256(), 0
         place = Path(target)
-        part = place.with_name(f".{place.name[:100]}.part")
+        part = place.with_name(f".libsafe-{uuid.uuid4().hex}.part")
         try:
-            with stream, part.open("wb") as file:
+            with stream, part.open("xb") as file:
                 while block := stream.read(BLOCK):
                     sha256.update(block)
                     size += file.write(block)
@@ -107,7 +109,8 @@ class Errands:
         except OSError as exc:
             raise UsageError(f"{target}: cannot be written ({exc.strerror or exc})") from exc
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
         return {"size": size, "sha256": sha256.hexdigest()}
 
     def _put(self, *, source: str, path: str) -> dict[str, Any]:

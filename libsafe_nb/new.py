@@ -11,6 +11,7 @@ from libsafe_nb import percent, template
 from libsafe_nb.connection import connect
 from libsafe_nb.errors import PreconditionFailed, UsageError
 from libsafe_nb.evidence import TYPES, slug
+from libsafe_nb.objects import refuse_evidence
 from libsafe_nb.papermill_io import split
 
 if TYPE_CHECKING:
@@ -40,10 +41,13 @@ def new(
     Raises
     ------
     UsageError
-        There is no such template, there is something at that place, or it cannot be written there.
+        There is no such template, no name, something at that place, or it cannot be written there.
     NotebookError
         A `.py` file needs jupytext (the extra `percent`).
     """
+    last = name.rpartition("/")[2]
+    if not last.removesuffix(NOTEBOOK).removesuffix(percent.SUFFIX):
+        raise UsageError(f"{name!r}: expected a name for the function, such as count_pages, found none")
     place = name if PurePosixPath(name).suffix in (NOTEBOOK, percent.SUFFIX) else name + NOTEBOOK
     stem = PurePosixPath(place).stem
     node = template.notebook(template_name, title=title or _in_words(stem), key=slug(stem))
@@ -76,6 +80,7 @@ def _bytes(node: Any, place: str, template_name: str) -> bytes:
 def _put(address: str, data: bytes, settings: Settings | None) -> None:
     container, path = split(address)
     kind = TYPES[NOTEBOOK] if path.endswith(NOTEBOOK) else None
+    refuse_evidence(path)
     connection = connect(settings=settings)
     try:
         connection.storage.put(container, path, data, if_none_match=True, content_type=kind)

@@ -6,6 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from libsafe_nb.errors import AccessDenied
+
+EVIDENCE = "provenance"
+"""The folder of a container that holds what runs left (contract 5): nothing in it is ever overwritten."""
+
+READ_ONLY = "ReadOnly"
+"""Code of the `AccessDenied` about evidence, which no credentials open for writing."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -55,3 +63,26 @@ class ObjectVersion:
     version_id: str
     latest: bool
     deleted: bool
+
+
+def is_evidence(path: str) -> bool:
+    plain = path.lstrip("/")
+    return plain == EVIDENCE or plain.startswith(f"{EVIDENCE}/")
+
+
+def refuse_evidence(*paths: str) -> None:
+    """
+    For every door by which a person or a function writes into a container; a run's own evidence takes another.
+
+    Raises
+    ------
+    AccessDenied
+        One of the paths is that of evidence.
+    """
+    for path in paths:
+        if is_evidence(path):
+            raise AccessDenied(
+                f"{path}: what runs left under {EVIDENCE}/ can be read and is never changed, moved or deleted; copy what you "
+                "need to another folder",
+                code=READ_ONLY,
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from libsafe_nb import notebook, percent
 from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import NotebookError
+from libsafe_nb.objects import refuse_evidence
 
 
 class LibsafeHandler:
@@ -29,6 +30,7 @@ class LibsafeHandler:
 
     def write(self, buf: str, path: str) -> None:
         container, inside = split(path)
+        refuse_evidence(inside)
         self._open().storage.put(container, inside, buf.encode(), content_type="application/x-ipynb+json")
 
     def listdir(self, path: str) -> list[str]:

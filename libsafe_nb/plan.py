@@ -202,7 +202,7 @@ def check_uploads(uploads: Sequence[Path]) -> None:
         if not os.access(path, os.R_OK):
             raise UsageError(f"{path}: cannot be read")
         if path.name == "provenance" or "\\" in path.name or not path.name.isprintable():
-            raise UsageError(f"{path!r}: expected a plain name, got {path.name!r}")
+            raise UsageError(f"{str(path)!r}: expected a plain name, got {path.name!r}")
         if path.name in seen:
             raise UsageError(
                 f"{path}: {seen[path.name]} has the same name; both would be stored as /{path.name}"

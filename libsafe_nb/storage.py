@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import mimetypes
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -281,7 +282,7 @@ class Storage:
             The digest stored with the object is another one than that of its bytes.
         """
         sha256 = hashlib.sha256()
-        part = target.with_name(f".{target.name}.{threading.get_ident()}.part")
+        part = target.with_name(f".libsafe-{uuid.uuid4().hex}.part")
         with self.open(container, path, version_id=version_id) as stream:
             try:
                 with part.open("wb") as file:

@@ -8,7 +8,7 @@ from pathlib import Path
 from libsafe_nb import check, percent
 from libsafe_nb.connection import connect
 from libsafe_nb.errors import NotebookError, UsageError
-from libsafe_nb.objects import Stored
+from libsafe_nb.objects import Stored, refuse_evidence
 from libsafe_nb.plan import DEFAULT_CONTAINER, check_uploads
 from libsafe_nb.settings import Settings
 
@@ -37,6 +37,7 @@ def upload(
     """
     files = [Path(path) for path in paths]
     check_uploads(files)
+    refuse_evidence(*[f"{folder.strip('/')}/{file.name}" for file in files])
     secrets = check.configured_secrets()
     for file in files:
         if file.suffix == ".ipynb" or _is_percent(file):

@@ -73,3 +73,12 @@ def test_the_command(tmp_path, platform, container):
     assert (replayed.returncode, replayed.stdout.splitlines()[-1]) == (0, "result  same"), replayed.stderr
     assert [each.returncode for each in (again, nameless, nowhere)] == [2, 2, 2]
     assert [each.stderr.count("\n") for each in (again, nameless, nowhere)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["", ".ipynb", "functions/", "libsafe://1/", "libsafe://1/in/.py"])
+def test_a_function_without_a_name_is_not_begun(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.UsageError, match="expected a name"):
+        new(name)
+
+    assert list(tmp_path.iterdir()) == []

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from libsafe_nb.compat.writing import Scanned, refuse
 from libsafe_nb.door import STUB
+from libsafe_nb.objects import refuse_evidence
 from libsafe_nb.shapes import Container, Descriptor
 from libsafe_nb.storage import Stored
 
@@ -148,6 +149,7 @@ class Outbox:
         SecretFound
             A key stands in the bytes, or in the path; no version was stored.
         """
+        refuse_evidence(path)
         where = f"container {container}, /{path.removeprefix('/')}"
         self._refuse_keys(f"{path}\n{content_type or ''}", f"container {container}, the path of a file")
         event: dict[str, Any] = {
@@ -216,6 +218,7 @@ class Outbox:
         return made
 
     def folder(self, container: str, path: str) -> None:
+        refuse_evidence(path)
         event = {"kind": "create", "target": "folder", "container": container, "path": path}
         if self._stub(event):
             return
