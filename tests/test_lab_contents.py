@@ -168,6 +168,7 @@ def test_checkpoints_are_the_versions(jupyter, store, folder):
     found = jupyter.ask("GET", f"{path}/checkpoints")
     assert len(found) == 3
     assert found[0] == first
+    jupyter.ask("GET", path)
     jupyter.ask("POST", f"{path}/checkpoints/{first['id']}", status=204)
 
     assert jupyter.ask("GET", path)["content"] == "one"
@@ -396,3 +397,74 @@ def test_without_the_token_nothing_is_told(address):
         302,
         403,
     )
+
+
+def test_the_container_itself_is_not_copied(jupyter, store):
+    store.put("enance/chain/00000007.json", b"{}")
+
+    jupyter.ask("POST", "prov", body={"copy_from": "/"}, status=400)
+    jupyter.ask("POST", body={"copy_from": "/"}, status=400)
+
+    assert "prov" not in "".join(name for name in jupyter.names() if name != "provenance")
+
+
+def test_however_many_make_a_new_file_at_once_each_gets_its_own(address, store, folder):
+    clients = [Jupyter(address[0], f"maker {number}") for number in range(8)]
+
+    def make(client):
+        return client.ask("POST", folder, body={"type": "notebook"}, status=201)["path"]
+
+    def begin(client):
+        body = {"template": "blank", "title": "Same", "folder": folder}
+        return client.session.post(f"{client.base}/libsafe/new", json=body, timeout=60).json()["path"]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        made = [*pool.map(make, clients), *pool.map(begin, clients)]
+
+    assert len(set(made)) == 16
+    assert set(made) == {f"{folder}/{name}" for name in clients[0].names(folder)}
+
+
+@pytest.mark.parametrize("name", ["leak.txt", "leak.py", "leak.ipynb"])
+def test_no_key_gets_in_with_chunks(jupyter, folder, platform, name):
+    text = f"# %%\nkey = '{platform.settings.s3.secret_key}'\n".encode()
+    body = {"type": "file", "format": "base64"}
+    halves = [base64.b64encode(each).decode() for each in (text[:20], text[20:])]
+    jupyter.ask("PUT", f"{folder}/{name}", body={**body, "content": halves[0], "chunk": 1}, status=201)
+
+    jupyter.ask("PUT", f"{folder}/{name}", body={**body, "content": halves[1], "chunk": -1}, status=400)
+
+    assert jupyter.names(folder) == {}
+
+
+def test_no_key_is_a_name(jupyter, folder, platform):
+    key = platform.settings.key_user
+    body = {"type": "file", "format": "text", "content": "x"}
+
+    jupyter.ask("PUT", f"{folder}/{key}.txt", body=body, status=400)
+    jupyter.ask("PUT", f"{folder}/{key}", body={"type": "directory"}, status=400)
+
+    assert jupyter.names(folder) == {}
+
+
+def test_a_file_and_a_folder_of_one_name_are_left_alone(jupyter, store, folder):
+    store.put(f"{folder}/both", b"file")
+    store.put(f"{folder}/both/y.txt", b"in the folder")
+
+    jupyter.ask("DELETE", f"{folder}/both", status=409)
+    jupyter.ask("PATCH", f"{folder}/both", body={"path": f"{folder}/other"}, status=409)
+
+    assert store.get(f"{folder}/both") == b"file"
+    assert store.get(f"{folder}/both/y.txt") == b"in the folder"
+
+
+def test_an_old_version_does_not_replace_one_that_was_not_seen(jupyter, store, folder):
+    path = f"{folder}/a.txt"
+    jupyter.ask("PUT", path, body={"type": "file", "format": "text", "content": "one"}, status=201)
+    first = jupyter.ask("POST", f"{path}/checkpoints", status=201)
+    jupyter.ask("GET", path)
+    store.put(path, b"theirs")
+
+    jupyter.ask("POST", f"{path}/checkpoints/{first['id']}", status=409)
+
+    assert store.get(path) == b"theirs"

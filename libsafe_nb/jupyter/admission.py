@@ -34,7 +34,7 @@ from libsafe_nb.errors import (
     Unreachable,
     UsageError,
 )
-from libsafe_nb.jupyter.tree import READ_ONLY
+from libsafe_nb.objects import READ_ONLY
 
 ASKED_AGAIN = 3.0
 """Seconds for which a key that was active counts as such."""

@@ -16,6 +16,8 @@ LARGEST = 1 << 40
 """Bytes of one file; AWS S3 takes no larger one than 5 TiB."""
 FORGOTTEN = 600.0
 """Seconds after which a file of which no more came gives way to others."""
+QUIET = 30.0
+"""Seconds without a chunk after which a program may begin a file anew that another like it was sending."""
 LAST = -1
 """The number of a file's last chunk, as Jupyter's clients count: 1, 2, … and then this."""
 
@@ -38,19 +40,26 @@ class Arrivals:
         self._lock = threading.Lock()
         self._waiting: dict[tuple[str, str], Arrival] = {}
 
-    def take(self, key: tuple[str, str], number: int, data: bytes, *, replaces: str) -> Arrival | None:
+    def take(
+        self, key: tuple[str, str], number: int, data: bytes, *, replaces: str, alone: bool
+    ) -> Arrival | None:
         """
         Keep one chunk; the whole file, the caller's to close, when it was the last one.
 
-        `replaces` counts with the first chunk.
+        Parameters
+        ----------
+        replaces
+            Counts with the first chunk.
+        alone
+            Whether nobody else can have this key: a first chunk then begins anew at once.
 
         Raises
         ------
         tornado.web.HTTPError
-            400: the chunk is not the next one. 413: the file is too large. 429: too many are on their way.
+            400: the chunk is not the next one. 409: somebody else may be sending that file. 413: the file is too large. 429: too many are on their way.
         """
         with self._lock:
-            arrival = self._next(key, number, replaces)
+            arrival = self._next(key, number, replaces, alone)
             arrival.chunks += 1
             arrival.touched = time.monotonic()
             arrival.file.write(data)
@@ -62,8 +71,11 @@ class Arrivals:
             del self._waiting[key]
             return arrival
 
-    def _next(self, key: tuple[str, str], number: int, replaces: str) -> Arrival:
+    def _next(self, key: tuple[str, str], number: int, replaces: str, alone: bool) -> Arrival:
         if number == 1:
+            before = self._waiting.get(key)
+            if before is not None and not alone and before.touched > time.monotonic() - QUIET:
+                raise web.HTTPError(409, f"{key[1]}: is being sent already; try again in {QUIET:.0f} s")
             self._drop(key)
             for each in [
                 each for each, a in self._waiting.items() if a.touched < time.monotonic() - FORGOTTEN

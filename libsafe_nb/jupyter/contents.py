@@ -14,6 +14,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,14 +25,15 @@ from tornado import web
 from traitlets import Instance, Unicode
 
 from libsafe_nb.connection import Connection
+from libsafe_nb.errors import PreconditionFailed
 from libsafe_nb.jupyter import keys, models
 from libsafe_nb.jupyter.admission import Admission
 from libsafe_nb.jupyter.arrivals import Arrival, Arrivals
 from libsafe_nb.jupyter.download import ContainerFiles
 from libsafe_nb.jupyter.openings import Client, Openings, client_of
-from libsafe_nb.jupyter.tree import Entry, NotSaved, Tree, is_evidence, refuse_evidence
+from libsafe_nb.jupyter.tree import Entry, NotSaved, Tree
 from libsafe_nb.jupyter.versions import Versions
-from libsafe_nb.objects import ObjectInfo, ObjectVersion
+from libsafe_nb.objects import ObjectInfo, ObjectVersion, is_evidence, refuse_evidence
 from libsafe_nb.objectstream import ObjectStream
 from libsafe_nb.plan import DEFAULT_CONTAINER
 from libsafe_nb.redact import SecretSet
@@ -42,6 +44,9 @@ CONTAINER = "LIBSAFE_NB_CONTAINER"
 """Of the environment: the container of a Lab, also told to its kernels."""
 FOLDER = "LIBSAFE_NB_LAB_FOLDER"
 """Of the environment: the local folder in which a Lab's kernels work; a notebook's place there is its place in the container."""
+TRIES = 50
+"""Names tried for a new file, where others make files at the same time."""
+
 LARGEST_OPENED = 100 * 1024 * 1024
 """Bytes of the largest file that is sent as one JSON text; a larger one is downloaded."""
 
@@ -159,6 +164,52 @@ class ContainerContents(AsyncContentsManager):
 
     # Saving
 
+    async def new_untitled(self, path: str = "", type: str = "", ext: str = "") -> dict[str, Any]:
+        """An empty notebook, file or folder under a name of its own; answers its model without content."""
+        folder, kind = path.strip("/"), type or ("notebook" if ext == ".ipynb" else "file")
+        if kind not in ("file", "notebook"):
+            made: dict[str, Any] = await super().new_untitled(path, type, ext)
+            return made
+        if not await self.dir_exists(folder):
+            raise web.HTTPError(404, f"{folder}: there is no such folder in container {self.container}")
+        if kind == "notebook":
+            model = {"type": kind, "content": nbformat.v4.new_notebook()}
+            return await self.create(model, folder, f"{self.untitled_notebook}.ipynb")
+        model = {"type": kind, "content": "", "format": "text"}
+        return await self.create(model, folder, self.untitled_file + ext)
+
+    async def create(
+        self, model: dict[str, Any], folder: str, name: str, *, insert: str = ""
+    ) -> dict[str, Any]:
+        """
+        Store a new file or notebook under `name`, with a number where it is taken; answers its model without content.
+
+        However many do so at once, each gets a file of its own.
+        """
+        for _ in range(TRIES):
+            free = await self.increment_filename(name, folder, insert=insert)
+            path = f"{folder}/{free}".strip("/")
+            is_notebook = model["type"] == "notebook"
+            data = self._notebook_bytes(model, path, {}) if is_notebook else models.decoded(model, path)
+            made = await self._ask(partial(self._create, path=path, data=data))
+            if made is not None:
+                self.openings.saved(_client(), path, made.etag)
+                self.emit(data={"action": "save", "path": path})
+                return models.of_object(made, writable=True)
+        raise web.HTTPError(409, f"{folder}/{name}: all names tried are taken; try again")
+
+    def _create(self, tree: Tree, *, path: str, data: bytes) -> ObjectInfo | None:
+        keys.refuse(path, data, self._secrets(tree.connection))
+        try:
+            return tree.create(path, data)
+        except PreconditionFailed:
+            return None
+
+    def _named(self, tree: Tree, path: str) -> Tree:
+        """The tree, if no key stands in the name that something is to have in it."""
+        keys.refuse_name(path, self._secrets(tree.connection))
+        return tree
+
     async def save(self, model: dict[str, Any], path: str = "") -> dict[str, Any]:
         """
         Store a file or notebook as a new version, or make a folder; answers its model without content.
@@ -173,7 +224,7 @@ class ContainerContents(AsyncContentsManager):
         if not model.get("type"):
             raise web.HTTPError(400, f"{path}: the model has no type")
         if model["type"] == "directory":
-            await self._ask(lambda tree: tree.make_folder(path))
+            await self._ask(lambda tree: self._named(tree, path).make_folder(path))
             return models.of_folder(path, writable=True)
         if "content" not in model:
             raise web.HTTPError(400, f"{path}: the model has no content")
@@ -216,9 +267,9 @@ class ContainerContents(AsyncContentsManager):
             if isinstance(source, bytes):
                 keys.refuse(path, source, self._secrets(tree.connection))
                 return tree.save(path, source, replaces=replaces, beside=beside)
-            if models.is_notebook(path):
+            if models.is_notebook(path) or source.file.seek(0, os.SEEK_END) <= keys.LARGEST:
                 keys.refuse(path, _whole(path, source), self._secrets(tree.connection))
-            return tree.save(path, source.file, replaces=replaces, beside=beside)
+            return self._named(tree, path).save(path, source.file, replaces=replaces, beside=beside)
 
         def stored(tree: Tree) -> ObjectInfo | NotSaved:
             # Returned: who it happened to is written down on the server's own thread.
@@ -252,7 +303,8 @@ class ContainerContents(AsyncContentsManager):
             before = tree.file(path) if number == 1 and said is None else None
             replaces = said or (before.etag if before is not None else "")
             data = models.decoded(model, path)
-            return self.arrivals.take((client.keys[-1], path), number, data, replaces=replaces)
+            key = client.keys[-1], path
+            return self.arrivals.take(key, number, data, replaces=replaces, alone=len(client.keys) == 1)
 
         whole = await self._ask(take)
         if whole is None:
@@ -272,7 +324,7 @@ class ContainerContents(AsyncContentsManager):
         """
         old, new = old_path.strip("/"), new_path.strip("/")
         if old != new:
-            await self._ask(lambda tree: tree.move(old, new))
+            await self._ask(lambda tree: self._named(tree, new).move(old, new))
             self.openings.moved(old, new)
 
     async def copy(self, from_path: str, to_path: str | None = None) -> dict[str, Any]:
@@ -284,7 +336,7 @@ class ContainerContents(AsyncContentsManager):
             # A copy of a copy is counted on, as Jupyter's own file system does.
             name = await self.increment_filename(copy_pat.sub(".", name), target, insert="-Copy")
             target = f"{target}/{name}".strip("/")
-        await self._ask(lambda tree: tree.copy(source, target))
+        await self._ask(lambda tree: self._named(tree, target).copy(source, target))
         self.emit(data={"action": "copy", "path": target, "source_path": source})
         return models.of_entry(await self._ask(lambda tree: tree.look(target)))
 
@@ -303,7 +355,8 @@ class ContainerContents(AsyncContentsManager):
     async def restore(self, path: str, version: str) -> None:
         """Make an old version's bytes the newest version; whoever restores it has it before them then."""
         plain = path.strip("/")
-        etag = await self._ask(lambda tree: tree.restore(plain, version))
+        replaces = self.openings.replaces(_client(), plain)
+        etag = await self._ask(lambda tree: tree.restore(plain, version, replaces=replaces))
         self.openings.opened(_client(), plain, etag)
 
     # Kernels

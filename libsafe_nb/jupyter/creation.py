@@ -58,12 +58,12 @@ class NewFunction(APIHandler):
             notebook = template.notebook(_text(asked, "template") or template.BLANK, title=title or None)
         except UsageError as exc:
             raise web.HTTPError(400, str(exc)) from exc
-        contents = self.contents_manager
+        contents: Any = self.contents_manager
         wanted = slug(notebook.metadata["libsafe"]["title"]).lower() + ".ipynb"
-        name = await ensure_async(contents.increment_filename(wanted, folder, insert="-"))
-        model = await ensure_async(
-            contents.save({"type": "notebook", "content": notebook}, f"{folder}/{name}")
-        )
+        if not contents.allow_hidden and await ensure_async(contents.is_hidden(folder)):
+            raise web.HTTPError(400, f"{folder}: hidden folders are not written to here")
+        made = {"type": "notebook", "content": notebook}
+        model = await contents.create(made, folder, wanted, insert="-")
         self.set_status(201)
         self.finish(json.dumps({**model, "content": None}, default=str))
 

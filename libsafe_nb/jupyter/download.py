@@ -13,7 +13,7 @@ from tornado import iostream, web
 
 BLOCK = 1024 * 1024
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
 
 
 class ContainerFiles(JupyterHandler):

@@ -33,6 +33,7 @@ def refuse(path: str, data: bytes, secrets: SecretSet) -> None:
     SecretFound
         A known key stands in another file, or in what is called a notebook and is none.
     """
+    refuse_name(path, secrets)
     if path.endswith(".ipynb") or (percent.is_script(path) and percent.is_notebook(data)):
         try:
             book = json.loads(json.dumps(notebook.read(data, name=path)))
@@ -55,4 +56,19 @@ def refuse(path: str, data: bytes, secrets: SecretSet) -> None:
         raise SecretFound(
             f"{path}: {names} of the settings stands in it. Nothing was saved: take it out, and save again",
             name=names,
+        )
+
+
+def refuse_name(path: str, secrets: SecretSet) -> None:
+    """
+    Raises
+    ------
+    SecretFound
+        A known key stands in the name of a file or folder.
+    """
+    found = sorted({span.secret for span in secrets.find(path)})
+    if found:
+        names = ", ".join(found)
+        raise SecretFound(
+            f"{names} of the settings stands in the name. Nothing was saved: take another", name=names
         )

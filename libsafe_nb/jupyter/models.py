@@ -10,8 +10,8 @@ from typing import Any
 
 from tornado import web
 
-from libsafe_nb.jupyter.tree import Entry, is_evidence
-from libsafe_nb.objects import ObjectInfo
+from libsafe_nb.jupyter.tree import Entry
+from libsafe_nb.objects import ObjectInfo, is_evidence
 
 HASH = "s3-etag"
 """What a model's `hash` is: it changes with each version, and no byte has to be read for it."""

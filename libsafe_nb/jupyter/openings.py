@@ -109,8 +109,12 @@ class Openings:
         return etag
 
     def saved(self, client: Client, path: str, etag: str) -> None:
-        """The client's save was stored."""
-        self._keep(client, path, Opening(etag, saved=True))
+        """
+        The client's save was stored.
+
+        By what a program says of itself others are known as well: for them what was read stays what was read.
+        """
+        self._keep(replace(client, keys=client.keys[:2]), path, Opening(etag, saved=True))
 
     def refused(self, client: Client, path: str, held: str, beside: tuple[str, str] | None) -> None:
         """The client's save met another version than `held`; what it could not save was kept `beside`."""

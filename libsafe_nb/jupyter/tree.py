@@ -17,7 +17,6 @@ from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from libsafe_nb.errors import (
-    AccessDenied,
     NotFound,
     ObjectChanged,
     ObjectNotFound,
@@ -25,16 +24,11 @@ from libsafe_nb.errors import (
     PreconditionFailed,
     UsageError,
 )
-from libsafe_nb.objects import ObjectInfo, ObjectVersion, Stored
+from libsafe_nb.objects import ObjectInfo, ObjectVersion, Stored, refuse_evidence
 
 if TYPE_CHECKING:
     from libsafe_nb.connection import Connection
     from libsafe_nb.objectstream import ObjectStream
-
-EVIDENCE = "provenance"
-
-READ_ONLY = "ReadOnly"
-"""Code of the `AccessDenied` about evidence, which no credentials open for writing."""
 
 AT_ONCE = 8
 """Objects that are copied or deleted at once when a folder is."""
@@ -67,26 +61,6 @@ class NotSaved(PreconditionFailed):
 
     held: str = ""
     beside: tuple[str, str] = ("", "")
-
-
-def is_evidence(path: str) -> bool:
-    return path == EVIDENCE or path.startswith(f"{EVIDENCE}/")
-
-
-def refuse_evidence(*paths: str) -> None:
-    """
-    Raises
-    ------
-    AccessDenied
-        One of the paths is that of evidence.
-    """
-    for path in paths:
-        if is_evidence(path):
-            raise AccessDenied(
-                f"{path}: what runs left under {EVIDENCE}/ can be read and is never changed, moved or deleted; copy what you "
-                "need to another folder",
-                code=READ_ONLY,
-            )
 
 
 class Tree:
@@ -211,11 +185,29 @@ class Tree:
         except (PreconditionFailed, ObjectNotFound) as exc:
             where = self._keep_beside(path, source, beside)
             raise NotSaved(
-                f"{path} was changed in the container since it was opened here, so it was not overwritten. Both are "
+                f"{path} was deleted in the container since it was opened here. Yours is kept as {where[0]}"
+                if self.file(path) is None
+                else f"{path} was changed in the container since it was opened here, so it was not overwritten. Both are "
                 f"kept: theirs as {path}, yours as {where[0]}. Open it anew to go on with theirs",
                 held=expected,
                 beside=where,
             ) from exc
+        return self._as_stored(stored)
+
+    def create(self, path: str, data: bytes) -> ObjectInfo:
+        """
+        Store a new file.
+
+        Raises
+        ------
+        PreconditionFailed
+            There is a file or folder of that name already, be it with the same bytes.
+        """
+        refuse_evidence(path)
+        taken = self.is_folder(path)
+        stored = None if taken else self._store(path, data, if_none_match=True)
+        if stored is None or not stored.created:
+            raise PreconditionFailed(f"{path}: there is a file or folder of this name already")
         return self._as_stored(stored)
 
     def _store(self, path: str, source: bytes | IO[bytes], **conditions: Any) -> Stored:
@@ -260,9 +252,9 @@ class Tree:
             There is something at `target`. Nothing is left of the copy.
         """
         refuse_evidence(target)
-        if f"{target}/".startswith(f"{path}/"):
-            raise UsageError(f"{path or '/'}: cannot be copied into itself")
-        entry = self.look(path)
+        if not path or not target or f"{target}/".startswith(f"{path}/"):
+            raise UsageError(f"{path or '/'}: cannot be copied to {target or '/'}")
+        entry = self._one(path)
         self._refuse_taken(entry, target)
         if entry.info is not None:
             self._storage.copy(self._container, path, target, source=entry.info, if_none_match=True)
@@ -282,7 +274,7 @@ class Tree:
         refuse_evidence(path, target)
         if not path or not target or f"{target}/".startswith(f"{path}/"):
             raise UsageError(f"{path or '/'}: cannot be moved to {target or '/'}")
-        entry = self.look(path)
+        entry = self._one(path)
         self._refuse_taken(entry, target)
         if entry.info is not None:
             self._storage.copy(self._container, path, target, source=entry.info, if_none_match=True)
@@ -302,25 +294,47 @@ class Tree:
         """
         Delete softly a file, or a folder with all that is in it.
 
-        The platform is asked to; what it leaves, or where it knows no such call, is deleted over S3, which leaves all
-        versions. What is changed or made in a folder after this began is not deleted.
+        The platform is asked to delete a file; where it knows no such call, and in folders, it is done over S3, which
+        leaves all versions. What is changed or made in a folder after this began is not deleted.
+
+        Raises
+        ------
+        PreconditionFailed
+            Something was changed meanwhile: that one stays.
         """
         refuse_evidence(path)
         if not path:
             raise UsageError("the container itself cannot be deleted here")
-        entry = self.look(path)
-        found = [entry.info] if entry.info is not None else list(self._below(path))
-        self._remove_by_platform(path, "FILE" if entry.info is not None else "FOLDER")
-        self._delete_all(found)
+        entry = self._one(path)
+        if entry.info is not None:
+            self._remove_by_platform(entry.info)
+            changed = self._delete_all([entry.info])
+        else:
+            changed = self._delete_all(list(self._below(path)))
         self._keep_folder(path)
+        if changed:
+            raise PreconditionFailed(
+                f"{changed[0]}: was changed by someone else meanwhile, so it was not deleted"
+            )
 
-    def restore(self, path: str, version_id: str) -> str:
-        """Make an older version the current one, as a new version with its bytes; gives its etag."""
+    def restore(self, path: str, version_id: str, *, replaces: str | None) -> str:
+        """
+        Make an older version the current one, as a new version with its bytes; gives its etag.
+
+        Raises
+        ------
+        PreconditionFailed
+            The current version is not the one whose etag is `replaces`; None: whichever it is.
+        """
         refuse_evidence(path)
         info = self._storage.head(self._container, path, version_id=version_id)
         current = self.file(path)
         if current is not None and current.version_id == info.version_id:
             return current.etag
+        if replaces is not None and (current is None or current.etag != replaces):
+            raise PreconditionFailed(
+                f"{path} was changed in the container since it was opened here; open it anew first"
+            )
         self._storage.copy(self._container, path, path, source=info)
         return self._storage.head(self._container, path).etag
 
@@ -334,6 +348,7 @@ class Tree:
     def _copy_all(self, found: list[ObjectInfo], folder: str, target: str) -> None:
         def copy(info: ObjectInfo) -> str:
             place = target + info.path[len(folder) :]
+            refuse_evidence(place)
             if place.endswith("/"):
                 self._storage.make_folder(self._container, place)
             else:
@@ -368,10 +383,20 @@ class Tree:
             # A delete of what is gone would leave one more delete marker.
             self._storage.delete(self._container, path, if_match=etag)
 
-    def _remove_by_platform(self, path: str, kind: str) -> None:
+    def _one(self, path: str) -> Entry:
+        """As `look`, of what is not a file and a folder at once, as S3 allows: what would happen to both was not asked for."""
+        entry = self.look(path)
+        if entry.info is not None and self.is_folder(path):
+            raise PreconditionFailed(
+                f"{path}: is a file and a folder of one name; rename one of them on the platform"
+            )
+        return entry
+
+    def _remove_by_platform(self, info: ObjectInfo) -> None:
         try:
-            row = self._client.file_by_path(self._container, path)
-            if row.get("type") == kind:
+            row = self._client.file_by_path(self._container, info.path)
+            current = self.file(info.path)
+            if row.get("type") == "FILE" and current is not None and current.etag == info.etag:
                 self._client.delete_file(row["id"])
         except NotFound:
             return
