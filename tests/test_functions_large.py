@@ -141,7 +141,7 @@ def cases(zeros, port):
                 "/big.pdf": zeros("3", **pdf),
                 "/last good.txt": b"ana@example.org",
             },
-            warned={"/zeros.txt": "nobody looked into it", "/last good.txt": "1 e-mail"},
+            warned={"/zeros.txt": "nobody looked into the file", "/last good.txt": "1 e-mail"},
             told=dict.fromkeys(("/big.txt", "/one line.txt"), "found: nothing"),
             failed={"/big.pdf": ""},
         ),
