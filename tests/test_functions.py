@@ -75,7 +75,8 @@ WANTED = {
             HARBOUR: {"date": "1911-03-03"},
             "/1910-11 tram.gif": {"date": "1910-11"},
             REPORT: {"date": "1911"},
-        }
+        },
+        warned={REPORT: "only a year"},
     ),
     "find_personal_data": Case(
         warned={

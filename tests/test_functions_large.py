@@ -131,7 +131,9 @@ def cases(zeros, port):
             failed=dict.fromkeys(("/big.tif", "/big.pdf", "/truncated.pdf"), ""),
             metadata={"/last good.jpg": {"image_width": 160}, "/whole.pdf": {"pdf_pages": 1}},
         ),
-        "date_from_name": lambda: Case(files={"/1911": zeros("0")}, metadata={"/1911": {"date": "1911"}}),
+        "date_from_name": lambda: Case(
+            files={"/1911": zeros("0")}, warned={"/1911": "only a year"}, metadata={"/1911": {"date": "1911"}}
+        ),
         "find_personal_data": lambda: Case(
             files={
                 "/zeros.txt": zeros("0"),

@@ -128,12 +128,10 @@ CASES = {
     "create_md5_manifest": Case(
         files=FILES,
         gone=("/gone.txt",),
-        params={"file_name": "/lists/{all} ✓.txt"},
+        params={"file_name": "/{all} ✓.txt"},
         failed=GONE,
         stored={
-            "/lists/{all} ✓.txt": "".join(
-                f"{md5(data)}  {path[1:]}\n" for path, data in HERE.items()
-            ).encode()
+            "/{all} ✓.txt": "".join(f"{md5(data)}  {path[1:]}\n" for path, data in HERE.items()).encode()
         },
     ),
     "verify_manifest": Case(
@@ -251,7 +249,10 @@ CASES = {
             "/1911-13.txt": "is no date",
             "/gone 1911.txt": "deleted or missing",
         },
-        warned=dict.fromkeys(("/191103.txt", "/1911-03-03/none.txt", "/0000.txt"), "no date"),
+        warned={
+            **dict.fromkeys(("/191103.txt", "/1911-03-03/none.txt", "/0000.txt"), "no date"),
+            "/{1911} ✓.txt": "only a year",
+        },
         metadata={
             "/{1911} ✓.txt": {"date": "1911"},
             "/IMG_20240229_120000.jpg": {"date": "2024-02-29"},
