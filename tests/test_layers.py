@@ -101,6 +101,18 @@ def test_the_local_platform_shares_no_parsing_with_the_client(path):
     assert not imported(path) & {"client", "storage", "transport", "compat", "payloads"}
 
 
+def test_a_command_does_not_pay_for_what_jupyterlab_brings(tmp_path):
+    (tmp_path / "f.ipynb").write_text('{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}')
+    code = (
+        "import sys\nfrom libsafe_nb.cli import main\n"
+        f"try: main(['check', {str(tmp_path / 'f.ipynb')!r}])\nexcept SystemExit: pass\n"
+        "print([name for name in ('jsonschema', 'lark') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stderr.strip() == "['jsonschema']"
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["local", "--help"]])
 def test_help_imports_nothing_heavy(arguments):
     code = (

@@ -59,6 +59,9 @@ for command in (
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program: an error ends it with one or two sentences on stderr and the exit code of contract 2."""
     debug = "--debug" in (arguments or sys.argv[1:])
+    # Where JupyterLab is installed, jsonschema, which nbformat loads, builds a grammar of IRIs when it is imported: a second
+    # and 25 MB, for a format that no notebook has. It does without where there is none.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     try:
         sys.exit(
             cli.main(args=list(arguments) if arguments is not None else None, standalone_mode=False) or 0

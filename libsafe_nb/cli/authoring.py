@@ -167,4 +167,7 @@ def _serve_lab(container: str | None, *, port: int, browser: bool, file: str | N
         )
     from libsafe_nb.jupyter.lab import serve
 
+    # The server is Jupyter's, and gets what it asks for.
+    if sys.modules.get("rfc3987_syntax", sys) is None:
+        del sys.modules["rfc3987_syntax"]
     serve(container, port=port, browser=browser, file=file)
