@@ -31,6 +31,12 @@ NAMES = (
     "LIBSAFE_NB_HOME",
 )
 
+LAB_CONTAINER = "LIBSAFE_NB_CONTAINER"
+"""Of the environment: the container that `libsafe-nb lab` shows as its files, also told to its kernels."""
+
+LAB_FOLDER = "LIBSAFE_NB_LAB_FOLDER"
+"""Set by `libsafe-nb lab` for its kernels: the local folder in which they work, and in which a notebook's place is that in the container."""
+
 
 @dataclass(frozen=True)
 class S3Settings:

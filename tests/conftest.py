@@ -8,7 +8,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from environs import variables
 from hypothesis import settings
+from labs import lab
 from nbformat.v4 import new_code_cell, new_notebook
 
 import libsafe_nb
@@ -53,6 +55,14 @@ def connection(platform):
 def container(connection):
     """A container of the test's own."""
     return connection.client.create_container("test")["id"]
+
+
+@pytest.fixture(scope="module")
+def lab_place(platform, connection, tmp_path_factory):
+    """The address of a running Lab, token and all, and its container."""
+    container = connection.client.create_container("lab")["id"]
+    with lab(container, variables(platform.settings), tmp_path_factory.mktemp("lab")) as address:
+        yield address, container
 
 
 @pytest.fixture(scope="session")

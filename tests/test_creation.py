@@ -4,25 +4,15 @@ import json
 
 import pytest
 import requests
-from environs import variables
-from labs import lab
 
 from libsafe_nb import template
 
 pytest.importorskip("jupyterlab", reason="the extra `lab` is not installed")
 
 
-@pytest.fixture(scope="module")
-def place(platform, connection, tmp_path_factory):
-    """A Lab's address and its container."""
-    container = connection.client.create_container("lab")["id"]
-    with lab(container, variables(platform.settings), tmp_path_factory.mktemp("lab")) as address:
-        yield address, container
-
-
 @pytest.fixture
-def ask(place):
-    base, _, rest = place[0].partition("/lab")
+def ask(lab_place):
+    base, _, rest = lab_place[0].partition("/lab")
     token = rest.partition("token=")[2]
 
     def ask(method, call, body=None, *, headers=None):
@@ -33,8 +23,8 @@ def ask(place):
 
 
 @pytest.fixture
-def read(place, connection):
-    return lambda path: json.loads(connection.storage.get(place[1], path))
+def read(lab_place, connection):
+    return lambda path: json.loads(connection.storage.get(lab_place[1], path))
 
 
 def test_the_templates_are_told_with_the_blank_one_first(ask):
@@ -87,8 +77,8 @@ def test_what_cannot_be_made_is_told(body, status, told, ask):
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "token wrong"}])
 @pytest.mark.parametrize(("method", "call"), [("GET", "templates"), ("POST", "new")])
-def test_without_the_token_nothing_is_told_or_made(method, call, headers, ask, connection, place):
+def test_without_the_token_nothing_is_told_or_made(method, call, headers, ask, connection, lab_place):
     answer = ask(method, call, {"title": "Unasked"}, headers=headers)
 
     assert answer.status_code == 403
-    assert not connection.storage.exists(place[1], "unasked.ipynb")
+    assert not connection.storage.exists(lab_place[1], "unasked.ipynb")

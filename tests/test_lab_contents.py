@@ -10,8 +10,6 @@ from urllib.parse import quote
 import nbformat
 import pytest
 import requests
-from environs import variables
-from labs import lab
 from nbformat.v4 import new_code_cell, new_notebook
 
 from libsafe_nb.errors import ObjectNotFound
@@ -25,7 +23,6 @@ class Jupyter:
         self.session = requests.Session()
         self.session.headers["Authorization"] = f"token {rest.partition('token=')[2]}"
         self.session.headers["User-Agent"] = name
-        self.address = address
 
     def ask(self, method, path="", *, status=200, api="api/contents", body=None, headers=None, **query):
         answer = self.session.request(
@@ -46,24 +43,17 @@ class Jupyter:
         return self.ask("PUT", path, body={"type": "notebook", "content": node}, status=status)
 
 
-@pytest.fixture(scope="module")
-def address(platform, connection, tmp_path_factory):
-    container = connection.client.create_container("lab")["id"]
-    with lab(container, variables(platform.settings), tmp_path_factory.mktemp("lab")) as found:
-        yield found, container
+@pytest.fixture
+def jupyter(lab_place, request):
+    return Jupyter(lab_place[0], quote(request.node.name))
 
 
 @pytest.fixture
-def jupyter(address, request):
-    return Jupyter(address[0], quote(request.node.name))
-
-
-@pytest.fixture
-def store(connection, address):
+def store(connection, lab_place):
     """The container as any other S3 client sees it."""
 
     class Store:
-        container = address[1]
+        container = lab_place[1]
 
         def put(self, path, data):
             return connection.storage.put(self.container, path, data)
@@ -219,10 +209,10 @@ def test_if_match_is_honoured(jupyter, store, folder):
     assert store.get(path) == b"two"
 
 
-def test_of_many_who_save_at_once_one_wins_and_none_is_lost(address, store, folder):
+def test_of_many_who_save_at_once_one_wins_and_none_is_lost(lab_place, store, folder):
     path = f"{folder}/a.txt"
     store.put(path, b"before")
-    clients = [Jupyter(address[0], f"browser {number}") for number in range(6)]
+    clients = [Jupyter(lab_place[0], f"browser {number}") for number in range(6)]
     for client in clients:
         client.ask("GET", path)
     barrier = threading.Barrier(len(clients))
@@ -389,8 +379,8 @@ def test_no_path_leads_out_of_the_container(jupyter, store, path):
     assert answer.status_code in (400, 404, 405), answer.text
 
 
-def test_without_the_token_nothing_is_told(address):
-    base = address[0].partition("/lab")[0]
+def test_without_the_token_nothing_is_told(lab_place):
+    base = lab_place[0].partition("/lab")[0]
 
     assert requests.get(f"{base}/api/contents/", timeout=60).status_code == 403
     assert requests.get(f"{base}/libsafe/templates", timeout=60, allow_redirects=False).status_code in (
@@ -408,8 +398,8 @@ def test_the_container_itself_is_not_copied(jupyter, store):
     assert "prov" not in "".join(name for name in jupyter.names() if name != "provenance")
 
 
-def test_however_many_make_a_new_file_at_once_each_gets_its_own(address, store, folder):
-    clients = [Jupyter(address[0], f"maker {number}") for number in range(8)]
+def test_however_many_make_a_new_file_at_once_each_gets_its_own(lab_place, store, folder):
+    clients = [Jupyter(lab_place[0], f"maker {number}") for number in range(8)]
 
     def make(client):
         return client.ask("POST", folder, body={"type": "notebook"}, status=201)["path"]

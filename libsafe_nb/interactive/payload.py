@@ -24,7 +24,7 @@ from libsafe_nb.interactive import place
 from libsafe_nb.lease import AWAKE_EVERY
 from libsafe_nb.payloads import Payload
 from libsafe_nb.plan import DEFAULT_CONTAINER, check_target, find_files
-from libsafe_nb.settings import Settings
+from libsafe_nb.settings import LAB_CONTAINER, Settings
 
 LAST_WORDS = 2.0
 """Seconds for each call at the kernel's end: Jupyter kills a kernel that takes five."""
@@ -114,7 +114,7 @@ def _container(connection: Connection, given: str | None) -> str:
     if found is None and connection.settings.source in ("environment", "config.toml"):
         raise UsageError(
             f"{connection.settings.url}: expected the container to work in, got none; name it, as in "
-            f"libsafe_nb.payload(container='12'), or set {place.CONTAINER}"
+            f"libsafe_nb.payload(container='12'), or set {LAB_CONTAINER}"
         )
     return str(found or DEFAULT_CONTAINER)
 

@@ -12,15 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from libsafe_nb.errors import NotebookError, ObjectNotFound, UsageError
 from libsafe_nb.papermill_io import split
+from libsafe_nb.settings import LAB_CONTAINER, LAB_FOLDER
 
 if TYPE_CHECKING:
     from libsafe_nb.connection import Connection
-
-CONTAINER = "LIBSAFE_NB_CONTAINER"
-"""Names the container that `libsafe-nb lab` shows as its files."""
-
-FOLDER = "LIBSAFE_NB_LAB_FOLDER"
-"""Names the local folder in which the kernels of `libsafe-nb lab` work."""
 
 SESSION = "JPY_SESSION_NAME"
 """Set by Jupyter in a notebook's kernel: the notebook's path when the kernel was started."""
@@ -47,7 +42,7 @@ class Opened:
 
 
 def container() -> str | None:
-    return os.environ.get(CONTAINER) or None
+    return os.environ.get(LAB_CONTAINER) or None
 
 
 def title() -> str:
@@ -86,7 +81,7 @@ def _inside(given: str) -> Iterator[str]:
 
     A kernel of the Lab works in a local folder whose places are those of the container, with no file in them.
     """
-    top = os.environ.get(FOLDER)
+    top = os.environ.get(LAB_FOLDER)
     if top and (place := Path(given).resolve()).is_relative_to(Path(top).resolve()):
         yield place.relative_to(Path(top).resolve()).as_posix()
     # Elsewhere an absolute path is one on this machine.

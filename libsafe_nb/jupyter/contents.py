@@ -37,13 +37,10 @@ from libsafe_nb.objects import ObjectInfo, ObjectVersion, is_evidence, refuse_ev
 from libsafe_nb.objectstream import ObjectStream
 from libsafe_nb.plan import DEFAULT_CONTAINER
 from libsafe_nb.redact import SecretSet
+from libsafe_nb.settings import LAB_CONTAINER, LAB_FOLDER
 
 T = TypeVar("T")
 
-CONTAINER = "LIBSAFE_NB_CONTAINER"
-"""Of the environment: the container of a Lab, also told to its kernels."""
-FOLDER = "LIBSAFE_NB_LAB_FOLDER"
-"""Of the environment: the local folder in which a Lab's kernels work; a notebook's place there is its place in the container."""
 TRIES = 50
 """Names tried for a new file, where others make files at the same time."""
 
@@ -65,7 +62,7 @@ class ContainerContents(AsyncContentsManager):
     _keys: tuple[Connection, SecretSet] | None = None
 
     def _container_default(self) -> str:
-        return os.environ.get(CONTAINER) or DEFAULT_CONTAINER
+        return os.environ.get(LAB_CONTAINER) or DEFAULT_CONTAINER
 
     async def _ask(self, call: Callable[[Tree], T]) -> T:
         """A call of ours, in a thread; what it raises of our errors becomes an answer of the server."""
@@ -368,7 +365,7 @@ class ContainerContents(AsyncContentsManager):
         So the place of a kernel's notebook in the container is that of its name in this folder (`JPY_SESSION_NAME`). In a
         server that `libsafe-nb lab` did not start they work in that server's own folder.
         """
-        root = os.environ.get(FOLDER)
+        root = os.environ.get(LAB_FOLDER)
         if not root:
             return ""
         place = Path(root, path.strip("/").rpartition("/")[0]).resolve()

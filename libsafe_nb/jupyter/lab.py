@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from libsafe_nb.connection import connect
 from libsafe_nb.errors import AccessDenied, Forbidden, NotFound, ObjectNotFound, Unauthorized, UsageError
-from libsafe_nb.jupyter.contents import CONTAINER, FOLDER
 from libsafe_nb.plan import DEFAULT_CONTAINER
+from libsafe_nb.settings import LAB_CONTAINER, LAB_FOLDER
 
 
 def serve(container: str | None, *, port: int, browser: bool, file: str | None = None) -> None:
@@ -34,7 +34,7 @@ def serve(container: str | None, *, port: int, browser: bool, file: str | None =
     """
     from jupyterlab.labapp import LabApp
 
-    chosen = container or os.environ.get(CONTAINER) or DEFAULT_CONTAINER
+    chosen = container or os.environ.get(LAB_CONTAINER) or DEFAULT_CONTAINER
     if not chosen.isdecimal():
         raise UsageError(f"container {chosen!r}: expected its number")
     connection = connect()
@@ -52,14 +52,14 @@ def serve(container: str | None, *, port: int, browser: bool, file: str | None =
     finally:
         connection.close()
     with tempfile.TemporaryDirectory(prefix="libsafe-lab-") as folder:
-        os.environ[CONTAINER] = chosen
-        os.environ[FOLDER] = os.path.realpath(folder)
+        os.environ[LAB_CONTAINER] = chosen
+        os.environ[LAB_FOLDER] = os.path.realpath(folder)
         LabApp.launch_instance(
             [
                 "--ServerApp.contents_manager_class=libsafe_nb.jupyter.contents.ContainerContents",
                 # jupytext puts a contents manager of its own in the place of any other.
                 "--ServerApp.jpserver_extensions={'libsafe_nb.jupyter': True, 'jupyterlab_jupytext': False}",
-                f"--ServerApp.root_dir={os.environ[FOLDER]}",
+                f"--ServerApp.root_dir={os.environ[LAB_FOLDER]}",
                 "--ServerApp.ip=127.0.0.1",
                 # Jupyter would refuse; whoever is root here has started everything else as root as well.
                 "--ServerApp.allow_root=True",

@@ -251,15 +251,7 @@ class Tree:
         PreconditionFailed
             There is something at `target`. Nothing is left of the copy.
         """
-        refuse_evidence(target)
-        if not path or not target or f"{target}/".startswith(f"{path}/"):
-            raise UsageError(f"{path or '/'}: cannot be copied to {target or '/'}")
-        entry = self._one(path)
-        self._refuse_taken(entry, target)
-        if entry.info is not None:
-            self._storage.copy(self._container, path, target, source=entry.info, if_none_match=True)
-            return
-        self._copy_all(list(self._below(path)), path, target)
+        self._copied(path, target)
 
     def move(self, path: str, target: str) -> None:
         """
@@ -271,18 +263,8 @@ class Tree:
             There is something at `target`: nothing is moved. Or something was changed meanwhile: that one stays,
             beside the copy of what it was.
         """
-        refuse_evidence(path, target)
-        if not path or not target or f"{target}/".startswith(f"{path}/"):
-            raise UsageError(f"{path or '/'}: cannot be moved to {target or '/'}")
-        entry = self._one(path)
-        self._refuse_taken(entry, target)
-        if entry.info is not None:
-            self._storage.copy(self._container, path, target, source=entry.info, if_none_match=True)
-            changed = self._delete_all([entry.info])
-        else:
-            found = list(self._below(path))
-            self._copy_all(found, path, target)
-            changed = self._delete_all(found)
+        refuse_evidence(path)
+        changed = self._delete_all(self._copied(path, target))
         self._keep_folder(path)
         if changed:
             raise PreconditionFailed(
@@ -338,12 +320,23 @@ class Tree:
         self._storage.copy(self._container, path, path, source=info)
         return self._storage.head(self._container, path).etag
 
-    def _refuse_taken(self, entry: Entry, target: str) -> None:
-        if self.file(target) is not None or self.is_folder(target):
-            raise PreconditionFailed(f"{target}: there is a file or folder of this name already")
-
     def _below(self, folder: str) -> Iterator[ObjectInfo]:
         return self._storage.list(self._container, f"{folder}/")
+
+    def _copied(self, path: str, target: str) -> list[ObjectInfo]:
+        """What was copied; the object itself, or all in a folder."""
+        refuse_evidence(target)
+        if not path or not target or f"{target}/".startswith(f"{path}/"):
+            raise UsageError(f"{path or '/'}: cannot be brought to {target or '/'}")
+        entry = self._one(path)
+        if self.file(target) is not None or self.is_folder(target):
+            raise PreconditionFailed(f"{target}: there is a file or folder of this name already")
+        if entry.info is not None:
+            self._storage.copy(self._container, path, target, source=entry.info, if_none_match=True)
+            return [entry.info]
+        found = list(self._below(path))
+        self._copy_all(found, path, target)
+        return found
 
     def _copy_all(self, found: list[ObjectInfo], folder: str, target: str) -> None:
         def copy(info: ObjectInfo) -> str:
