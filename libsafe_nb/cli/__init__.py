@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from libsafe_nb.cli import authoring, job, platform, reading, running
+from libsafe_nb.cli import authoring, functions, job, platform, reading, running
 from libsafe_nb.errors import LibsafeError
 
 
@@ -41,6 +41,9 @@ for command in (
     running.exec_,
     authoring.check_,
     authoring.upload_,
+    functions.publish,
+    functions.functions,
+    functions.trigger,
     reading.verify_,
     platform.local,
     job.job,
