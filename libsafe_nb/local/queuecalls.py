@@ -173,7 +173,9 @@ def call_list(ask: Ask) -> Page:
 
 
 def call_get(ask: Ask) -> dict[str, Any]:
-    return shape(_find(ask))
+    """With the ids of its files and its parameters, which a list leaves out."""
+    row = _find(ask)
+    return {**shape(row), "file_ids": json.loads(row["files"])["ids"], "params": json.loads(row["params"])}
 
 
 def call_update(ask: Ask) -> dict[str, Any]:
