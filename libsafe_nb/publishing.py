@@ -64,10 +64,17 @@ def publish(
         key or key_of(function.metadata, path.stem),
         data,
         name=path.name,
+        kind=kind(function),
         title=told["title"],
         description=told["description"] or "",
         parameters=parameters(function),
     )
+
+
+def kind(function: FunctionNotebook) -> str:
+    """`handler` for a notebook that was made of a plain handler's file, as its metadata then says."""
+    made = function.node.metadata.get("libsafe_nb")
+    return "handler" if isinstance(made, Mapping) and made.get("kind") == "handler" else "notebook"
 
 
 def key_of(metadata: Mapping[str, Any], stem: str) -> str:

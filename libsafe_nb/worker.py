@@ -79,8 +79,6 @@ class Worker:
     def _run(self, call: dict[str, Any]) -> None:
         about = call["published"]
         data = self.functions.content(about["key"], about["version"])
-        if about["kind"] != "notebook":
-            raise UsageError(f"{about['name']}: functions of kind {about['kind']} cannot be run here")
         place = self.connection.settings.home / WORK
         place.mkdir(mode=0o700, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place) as folder:

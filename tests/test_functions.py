@@ -6,41 +6,16 @@ import time
 import uuid
 
 import pytest
-from conftest import write_function
+from conftest import TELL
 from engine_runs import wait_for
 from nbformat.v4 import new_code_cell
 
 import libsafe_nb
-from libsafe_nb import errors, publishing
+from libsafe_nb import errors
 from libsafe_nb.client import Client
 from libsafe_nb.functions import Functions
 
 ENDED = ("completed", "failed", "cancelled", "dead")
-REQUEST = """
-import json
-from libnova.common.nuclio.Request import Request
-from libnova.common.api import File
-request = Request(None, type("Event", (), {"body": json.dumps(json_sample)})())
-request.job_init()
-"""
-TELL = REQUEST + "request.log(json.dumps(json_sample))\nrequest.job_end(True)"
-
-
-@pytest.fixture
-def functions(connection):
-    return Functions(connection.client)
-
-
-@pytest.fixture
-def publish(platform, tmp_path):
-    """Publishes a function of the given cells, under a key of the test's own."""
-
-    def publish(*cells, key=None, **options):
-        key = key or f"f-{uuid.uuid4().hex[:8]}"
-        path = write_function(tmp_path / f"{key}.ipynb", *cells, **options)
-        return publishing.publish(path, settings=platform.settings)["key"]
-
-    return publish
 
 
 @pytest.fixture
@@ -58,17 +33,6 @@ def ended(functions):
 
 
 @pytest.fixture
-def payload(connection):
-    """The payload that a job of `TELL` had."""
-
-    def payload(job):
-        texts = [each["message"] for each in connection.client.messages(job)]
-        return json.loads(next(text for text in texts if text.startswith("{")))
-
-    return payload
-
-
-@pytest.fixture
 def record(connection):
     def record(job):
         evidence = connection.client.job(job)["result"]["evidence"]
@@ -79,7 +43,7 @@ def record(connection):
 
 
 def test_a_call_runs_the_published_bytes_and_the_record_says_which(
-    functions, publish, ended, container, connection, payload, record
+    functions, publish, ended, container, connection, payload_of, record
 ):
     key = publish(TELL)
     connection.storage.put(container, "a.txt", b"hello")
@@ -90,7 +54,7 @@ def test_a_call_runs_the_published_bytes_and_the_record_says_which(
 
     assert (found["status"], found["version"], found["attempts"]) == ("completed", 1, 1)
     assert connection.client.job(call["job_id"])["status"] == "COMPLETED"
-    told = payload(call["job_id"])
+    told = payload_of(call["job_id"])
     assert told["function_data"]["function"] == {"id": functions.get(key)["id"], "key": key}
     assert told["function_data"]["trigger"] == {"id": "0", "type": "on_demand", "regex": ""}
     assert told["function_data"]["files"]["paths"] == ["/a.txt"]

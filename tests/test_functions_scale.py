@@ -16,9 +16,8 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.config import Config
-from conftest import write_function
+from conftest import REQUEST, write_function
 from engine_runs import wait_for
-from test_functions import REQUEST
 
 from libsafe_nb import local, publishing
 from libsafe_nb.connection import connect
@@ -91,7 +90,7 @@ def test_every_object_is_handled_once_in_the_results(count, kills, batch, tmp_pa
         for kill in range(kills):
             # The last one when all is stored and calls are running.
             wait_for(lambda at=(kill + 1) * count // kills: puts.done >= at, 600)
-            wait_for(lambda: functions.queue()["running"], 60)
+            wait_for(lambda ours=functions: ours.queue()["running"], 60)
             process = Root(root).running()
             os.kill(process.pid, signal.SIGKILL)
             wait_for(lambda process=process: not process.alive, 10)

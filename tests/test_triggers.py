@@ -13,9 +13,8 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.config import Config
-from conftest import write_function
+from conftest import REQUEST, TELL, write_function
 from engine_runs import wait_for
-from test_functions import REQUEST, TELL, functions, payload, publish  # noqa: F401 - fixtures
 
 from libsafe_nb import local, publishing
 from libsafe_nb.connection import connect
@@ -24,7 +23,7 @@ from libsafe_nb.local.root import Root
 
 
 @pytest.fixture
-def quiet(functions, publish, container):  # noqa: F811
+def quiet(functions, publish, container):
     """A published function that is not started, and a trigger of the test's own container on it."""
 
     def quiet(type, **about):
@@ -37,7 +36,7 @@ def quiet(functions, publish, container):  # noqa: F811
 
 
 @pytest.fixture
-def made(functions):  # noqa: F811
+def made(functions):
     """The calls that a function got, as soon as there are so many; none of them is left waiting."""
     keys = []
 
@@ -100,10 +99,10 @@ def test_every_happening_fires_with_the_payload_filled(
     type,
     functions,
     publish,
-    payload,
+    payload_of,
     container,
     connection,
-    anybody,  # noqa: F811
+    anybody,
 ):
     key = publish(TELL)
     anybody(container, "in/a.ipynb", b"{}")
@@ -130,7 +129,7 @@ def test_every_happening_fires_with_the_payload_filled(
         case "metadata_deleted":
             write_metadata(connection, file, [])
     [call] = wait_for(lambda: list(functions.calls(function=key, status="completed")), 60)
-    told = payload(call["job_id"])
+    told = payload_of(call["job_id"])
 
     assert told["function_data"]["trigger"] == {"id": trigger["id"], "type": type, "regex": "^/in/"}
     assert told["function_data"]["function"] == {"id": functions.get(key)["id"], "key": key}
@@ -149,7 +148,7 @@ def test_what_a_function_reads_is_told_to_the_triggers_of_others(
     quiet,
     made,
     container,
-    anybody,  # noqa: F811
+    anybody,
 ):
     reader = publish(
         REQUEST
@@ -180,7 +179,7 @@ def test_filters_other_containers_and_what_is_disabled(
     made,
     container,
     connection,
-    anybody,  # noqa: F811
+    anybody,
 ):
     key, _ = quiet("file_created", path_regex=r"\.tif$", size_max=3)
     off, trigger = quiet("file_created")
@@ -209,7 +208,7 @@ def writes(container, text):
     return REQUEST + WRITES.format(container=container, text=text)
 
 
-def test_a_functions_own_writes_do_not_start_it(functions, publish, container, connection, anybody):  # noqa: F811
+def test_a_functions_own_writes_do_not_start_it(functions, publish, container, connection, anybody):
     key = publish(writes(container, "own"))
     for type in ("file_created", "file_updated", "metadata_created", "metadata_updated"):
         functions.add_trigger(key, type, container_id=container)
@@ -225,7 +224,7 @@ def test_ping_pong_between_two_functions_stops_itself(
     publish,
     container,
     connection,
-    anybody,  # noqa: F811
+    anybody,
 ):
     ping = publish(writes(container, "ping"))
     pong = publish(writes(container, "pong"))
@@ -281,7 +280,9 @@ def test_clocks_fire_once_over_restarts_and_catch_up_once(tmp_path, home):
         with local.serve(root) as served, contextlib.closing(connect(settings=served.settings)) as connection:
             functions = Functions(connection.client)
             status = "completed" if last else None
-            calls = wait_for(lambda: len(found := list(functions.calls(status=status))) >= 4 and found, 60)
+            calls = wait_for(
+                lambda ours=functions, by=status: len(found := list(ours.calls(status=by))) >= 4 and found, 60
+            )
             # A full minute may have begun meanwhile.
             told = [each["trigger"] for each in calls if each["trigger"]["type"] != "minute"][:3]
             assert sorted(each["type"] for each in told) == ["cron", "day", "hour"]
@@ -296,7 +297,7 @@ def test_clocks_fire_once_over_restarts_and_catch_up_once(tmp_path, home):
 
 
 @pytest.mark.slow
-def test_a_clock_runs_its_function(functions, publish, payload, container, platform):  # noqa: F811
+def test_a_clock_runs_its_function(functions, publish, payload_of, container, platform):
     """In real time: the next full minute."""
     key = publish(TELL)
     trigger = functions.add_trigger(key, "minute", container_id=container)
@@ -306,7 +307,7 @@ def test_a_clock_runs_its_function(functions, publish, payload, container, platf
     finally:
         functions.remove_trigger(trigger["id"])
 
-    told = payload(call["job_id"])["function_data"]
+    told = payload_of(call["job_id"])["function_data"]
     assert told["trigger"] == {"id": trigger["id"], "type": "minute", "regex": ""}
     assert told["files"] == {"ids": [], "paths": []}
 
