@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import socket
 import sys
 import tempfile
 import threading
@@ -34,8 +33,11 @@ if TYPE_CHECKING:
     from libsafe_nb.execution import CellState
     from libsafe_nb.settings import Settings
 
-LEASE = 60.0
-"""Seconds after which a call of a worker that gives no sign of life is given to another."""
+LEASE = 300.0
+"""
+Seconds after which a call of a worker that gives no sign of life is given to another. Longer than any outage that a run
+waits out before it begins; of a worker that has died the platform need not wait for it.
+"""
 RENEW = 1.0
 """Seconds between two signs of life; a cancelled call is noticed as soon."""
 IDLE = 10.0
@@ -51,7 +53,8 @@ class Worker:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.functions = Functions(connection.client)
-        self.owner = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        # By its beginning the platform knows which leases are free when this process has died.
+        self.owner = f"{os.getpid()}/{uuid.uuid4().hex}"
 
     def work(self) -> None:
         """Run what waits, until nothing has for `IDLE` seconds."""

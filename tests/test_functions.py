@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import time
 import uuid
 
@@ -181,6 +183,21 @@ def test_a_call_that_runs_is_cancelled(functions, publish, ended, container, con
     assert texts
     assert time.monotonic() - began < 30
     assert connection.client.job(call["job_id"])["status"] == "CANCELLED"
+
+
+def test_a_killed_worker_loses_nothing(functions, publish, ended, container, connection):
+    """Its run is finished as interrupted, with evidence, and the call attempted again."""
+    key = publish("import time; time.sleep(2)")
+    functions.update(key, backoff=0)
+    call = functions.call(key, container=container)
+    wait_for(lambda: connection.client.job(call["job_id"])["status"] == "RUNNING", 60)
+    os.kill(int(functions.get_call(call["id"])["worker"].partition("/")[0]), signal.SIGKILL)
+    found = ended(call)
+
+    assert (found["status"], found["attempts"], found["worker"]) == ("completed", 2, None)
+    first = connection.client.job(call["job_id"])
+    assert (first["status"], first["result"]["error"]["type"]) == ("FAILED", "RunnerDied")
+    assert first["result"]["evidence"]
 
 
 def test_drained_and_resumed(functions, publish, ended, container):

@@ -220,6 +220,14 @@ def let_go(db: Database, call: sqlite3.Row, at: float) -> None:
     db.execute("UPDATE call SET lease_owner = NULL, lease_until = ? WHERE id = ?", (at, call["id"]))
 
 
+def worker_died(db: Database, pid: int) -> None:
+    """What a worker of ours held is free at once: it is known to be dead."""
+    db.execute(
+        "UPDATE call SET lease_owner = NULL, lease_until = 0 WHERE status = ? AND lease_owner LIKE ?",
+        (RUNNING, f"{pid}/%"),
+    )
+
+
 def abandon_leases(db: Database) -> None:
     """At the platform's start: the workers of the one before died with it, which was no fault of their calls."""
     db.execute(

@@ -1,8 +1,7 @@
-"""The REST calls about the queue: calls on demand, what waits and ran, and what workers ask for."""
+"""The REST calls about the queue: calls on demand, what waits and what ran. What workers ask is in `workercalls`."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sqlite3
 import time
@@ -18,10 +17,6 @@ MAX_FILES = 100_000
 MAX_DEPTH = 16
 """How deep functions may call each other."""
 RETRY_AFTER = 5
-LOOK_SECONDS = 0.25
-"""Between two looks for a worker that waits for a call."""
-LONGEST_WAIT = 20.0
-LONGEST_LEASE = 3600.0
 _SELECT = "SELECT c.*, f.key FROM call c JOIN function f ON f.id = c.function_id"
 
 
@@ -82,7 +77,7 @@ def call_create(ask: Ask) -> dict[str, Any]:
             parent_job=ask.job,
         ),
     )
-    return _by_id(ask, call)
+    return by_id(ask, call)
 
 
 def _depth(ask: Ask) -> int:
@@ -174,13 +169,13 @@ def call_list(ask: Ask) -> Page:
 
 def call_get(ask: Ask) -> dict[str, Any]:
     """With the ids of its files and its parameters, which a list leaves out."""
-    row = _find(ask)
+    row = find(ask)
     return {**shape(row), "file_ids": json.loads(row["files"])["ids"], "params": json.loads(row["params"])}
 
 
 def call_update(ask: Ask) -> dict[str, Any]:
     """`priority`, or `status: "cancelled"`: one that waits never runs, one that runs is told within seconds."""
-    call, fields = _find(ask), ask.fields()
+    call, fields = find(ask), ask.fields()
     if "priority" in fields:
         ask.db.execute(
             "UPDATE call SET priority = ? WHERE id = ?", (_priority(fields["priority"]), call["id"])
@@ -194,20 +189,20 @@ def call_update(ask: Ask) -> dict[str, Any]:
             queue.end_job(
                 ask.db, call["job_id"], "CANCELLED", "cancelled", "the call was cancelled", time.time()
             )
-    return _by_id(ask, call["id"])
+    return by_id(ask, call["id"])
 
 
 def call_requeue(ask: Ask) -> dict[str, Any]:
     """Once more, with a new job and all its attempts: one that is dead, failed or cancelled."""
     functions.need_operator(ask)
-    call = _find(ask)
+    call = find(ask)
     if call["status"] not in ("dead", "failed", "cancelled"):
         raise Problem(
             409,
             f"call {call['id']} is {call['status']}; only one that is dead, failed or cancelled is queued again",
         )
     queue.requeue(ask.db, call, time.time())
-    return _by_id(ask, call["id"])
+    return by_id(ask, call["id"])
 
 
 # The queue as a whole ------------------------------------------------------------------------------------------------
@@ -235,105 +230,10 @@ def queue_update(ask: Ask) -> dict[str, Any]:
     return queue_get(ask)
 
 
-# For workers ---------------------------------------------------------------------------------------------------------
+# Shown --------------------------------------------------------------------------------------------------------------
 
 
-async def call_claim(ask: Ask) -> dict[str, Any] | None:
-    """A call for `owner`, leased for `lease` seconds; waits up to `wait` seconds for one, then answers null."""
-    functions.need_operator(ask)
-    fields = ask.fields()
-    owner = text(fields.get("owner"), "owner", most=200)
-    lease = _seconds(fields, "lease", 60, LONGEST_LEASE)
-    deadline = time.monotonic() + _seconds(fields, "wait", 0, LONGEST_WAIT)
-    while True:
-        if queue.work_waits(ask.db, time.time()) or _holds(ask, owner):
-            with ask.db.transaction():
-                row = queue.claim(ask.db, owner, lease, time.time())
-                if row is not None:
-                    return _order(ask, row)
-        if time.monotonic() >= deadline or await ask.request.is_disconnected():
-            return None
-        await asyncio.sleep(LOOK_SECONDS)
-
-
-def _holds(ask: Ask, owner: str) -> bool:
-    found = ask.db.one("SELECT 1 FROM call WHERE status = ? AND lease_owner = ?", (queue.RUNNING, owner))
-    return found is not None
-
-
-def _seconds(fields: dict[str, Any], name: str, default: float, most: float) -> float:
-    value = fields.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
-        raise Problem(400, f"{name}: expected seconds from 0 to {most:g}, got {str(value)[:50]!r}")
-    return float(value)
-
-
-def _order(ask: Ask, row: sqlite3.Row) -> dict[str, Any]:
-    """What a worker needs to run a call: the payload without keys, and which version."""
-    function = ask.db.one("SELECT * FROM function WHERE id = ?", (row["function_id"],))
-    version = functions.version_of(ask.db, function["id"], row["ran"])
-    job = ask.db.one("SELECT status FROM job WHERE id = ?", (row["job_id"],))["status"]
-    return {
-        **_by_id(ask, row["id"]),
-        "job_status": job,
-        "timeout": function["timeout"],
-        "published": {
-            "id": str(function["id"]),
-            "key": function["key"],
-            "version": version["number"],
-            "sha256": version["sha256"],
-            "kind": version["kind"],
-            "name": version["name"],
-        },
-        "payload": {
-            "function_data": {
-                "container": {"id": str(row["container_id"])},
-                "user": {"id": str(row["user_id"])},
-                "files": json.loads(row["files"]),
-                "job": {"id": str(row["job_id"])},
-                "trigger": json.loads(row["trigger"]),
-                "function": {"id": str(function["id"]), "key": function["key"]},
-            },
-            "function_params": json.loads(row["params"]),
-        },
-    }
-
-
-def call_renew(ask: Ask) -> dict[str, Any]:
-    """Keep a lease; `go_on` is false when the call was cancelled or given to another. `progress` goes to the job."""
-    functions.need_operator(ask)
-    call, fields = _find(ask), ask.fields()
-    owner, lease = text(fields.get("owner"), "owner", most=200), _seconds(fields, "lease", 60, LONGEST_LEASE)
-    go_on = queue.renew(ask.db, call, owner, lease, time.time())
-    progress = fields.get("progress")
-    if go_on and isinstance(progress, (int, float)) and 0 <= progress <= 1:
-        ask.db.execute("UPDATE job SET progress = ? WHERE id = ?", (float(progress), call["job_id"]))
-    return {"go_on": go_on}
-
-
-def call_release(ask: Ask) -> dict[str, Any]:
-    """
-    A worker is done with a call whose job is still open.
-
-    With `status` (`failed` or `errored`) and `message` it is settled so: the run did not begin. Without, its evidence
-    waits to be stored, and it is taken up again after `delay` seconds.
-    """
-    functions.need_operator(ask)
-    call, fields = _find(ask), ask.fields()
-    if call["status"] != queue.RUNNING or call["lease_owner"] != text(fields.get("owner"), "owner", most=200):
-        return shape(call)
-    status = fields.get("status")
-    if status is None:
-        queue.let_go(ask.db, call, time.time() + _seconds(fields, "delay", 30, LONGEST_LEASE))
-    elif status in ("failed", queue.ERRORED):
-        message = text(fields.get("message"), "message", most=10_000)
-        queue.end_job(ask.db, call["job_id"], "FAILED", status, message, time.time())
-    else:
-        raise Problem(400, f"status: expected failed or errored, got {str(status)[:50]!r}")
-    return _by_id(ask, call["id"])
-
-
-def _find(ask: Ask) -> sqlite3.Row:
+def find(ask: Ask) -> sqlite3.Row:
     row: sqlite3.Row | None = ask.db.one(f"{_SELECT} WHERE c.id = ?", (ask.id("call"),))
     if row is None:
         raise Problem(404, f"there is no call {ask.path['call']}")
@@ -342,7 +242,7 @@ def _find(ask: Ask) -> sqlite3.Row:
     return row
 
 
-def _by_id(ask: Ask, call: int) -> dict[str, Any]:
+def by_id(ask: Ask, call: int) -> dict[str, Any]:
     return shape(ask.db.one(f"{_SELECT} WHERE c.id = ?", (call,)))
 
 
@@ -359,6 +259,7 @@ def shape(row: sqlite3.Row) -> dict[str, Any]:
         "files": len(chosen["ids"]),
         "version": row["ran"] if row["ran"] is not None else row["version"],
         "attempts": row["attempts"],
+        "worker": row["lease_owner"],
         "priority": row["priority"],
         "not_before": row["not_before"],
         "cause_job_id": None if row["cause_job"] is None else str(row["cause_job"]),

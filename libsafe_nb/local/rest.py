@@ -35,6 +35,7 @@ from libsafe_nb.local import (
     queuecalls,
     tags,
     triggers,
+    workercalls,
 )
 from libsafe_nb.local.ask import Ask, Page, Platform, Problem, User
 
@@ -47,7 +48,7 @@ Call = Callable[[Ask], Any]
 
 CALLS: dict[str, Call] = {
     name: call
-    for module in (accounts, filecalls, functions, imports, jobs, queuecalls, tags, triggers)
+    for module in (accounts, filecalls, functions, imports, jobs, queuecalls, tags, triggers, workercalls)
     for name, call in vars(module).items()
     if name in ENDPOINTS
 }

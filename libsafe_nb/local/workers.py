@@ -80,6 +80,7 @@ class Workers:
             if code is None:
                 continue
             del self._alive[process]
+            queue.worker_died(self._db, process.pid)
             if code and time.monotonic() - started < QUICK_DEATH:
                 self._not_before = time.monotonic() + QUICK_DEATH
 
