@@ -59,25 +59,27 @@ class Worker:
     def work(self) -> None:
         """Run what waits, until nothing has for `IDLE` seconds."""
         while (call := self.functions.claim(self.owner, lease=LEASE, wait=IDLE)) is not None:
-            if call["job_status"] not in ("QUEUED",) and not self._recovered(call):
-                continue
             try:
-                self._run(call)
+                if self._ready(call):
+                    self._run(call)
             except LibsafeError as exc:
                 self._refused(call, exc)
 
-    def _recovered(self, call: dict[str, Any]) -> bool:
+    def _ready(self, call: dict[str, Any]) -> bool:
         """
-        Finish what a worker before us left of this call; whether the call is still to be run, with the job it has.
+        Finish what a worker before us left, of this call above all; whether the call is still to be run.
 
-        A run that ends so ends its job, and with it this attempt: the platform queues the next one, if there is to be one.
+        A run that is finished so ends its job, and with it this attempt: the platform queues the next one, if there is to
+        be one. Done before each call, as a run may have been broken off before its job says RUNNING; where nothing was left
+        it is a look into a folder.
         """
         for _ in recover.recover(settings=self.connection.settings, lost=False):
             pass
-        if self.connection.client.job(call["job_id"])["status"] in OPEN:
+        status = self.connection.client.job(call["job_id"])["status"]
+        if status == "RUNNING":
             # The process that is at it has not ended yet, or the evidence cannot be stored yet.
             self.functions.release(call["id"], self.owner, delay=2.0)
-        return False
+        return status == "QUEUED"
 
     def _run(self, call: dict[str, Any]) -> None:
         about = call["published"]
@@ -118,7 +120,14 @@ class Worker:
                         run.cancel("the call was cancelled")
 
     def _refused(self, call: dict[str, Any], exc: LibsafeError) -> None:
-        """What is wrong with the function or its files stays wrong; anything else may be better another time."""
+        """
+        Settle a call whose run did not begin. What is wrong with the function or its files stays wrong; anything else may
+        be better another time. A run that did begin has its evidence on this disk, and is only finished with it.
+        """
+        if self.connection.client.job(call["job_id"])["status"] != "QUEUED":
+            print(f"call {call['id']}: {exc}", file=sys.stderr, flush=True)
+            self.functions.release(call["id"], self.owner, delay=AGAIN)
+            return
         status = "failed" if isinstance(exc, UsageError) and not isinstance(exc, SettingsError) else "errored"
         self.functions.release(
             call["id"], self.owner, status=status, message=f"could not be run: {exc}"[:9000]

@@ -52,10 +52,8 @@ def _order(ask: Ask, row: sqlite3.Row) -> dict[str, Any]:
     """What a worker needs to run a call: the payload without keys, and which version."""
     function = ask.db.one("SELECT * FROM function WHERE id = ?", (row["function_id"],))
     version = functions.version_of(ask.db, function["id"], row["ran"])
-    job = ask.db.one("SELECT status FROM job WHERE id = ?", (row["job_id"],))["status"]
     return {
         **by_id(ask, row["id"]),
-        "job_status": job,
         "timeout": function["timeout"],
         "published": {
             "id": str(function["id"]),
