@@ -24,7 +24,6 @@ from libsafe_nb.errors import NotebookError, UsageError
 from libsafe_nb.functions import Functions
 from libsafe_nb.notebook import FunctionNotebook, Parameter
 from libsafe_nb.settings import Settings
-from libsafe_nb.upload import KEYS
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
@@ -53,7 +52,7 @@ def publish(
     except OSError as exc:
         raise NotebookError(f"{path}: cannot be read ({exc.strerror or exc})", notebook=str(path)) from exc
     function = notebooks.parse(data, name=path.name)
-    found = [each for each in check.check(path, secrets=check.configured_secrets()) if each.code in KEYS]
+    found = check.check(path, secrets=check.configured_secrets(), codes=check.KEYS)
     if found:
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise NotebookError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -139,3 +140,16 @@ def payload_of(connection):
         return json.loads(next(text for text in texts if text.startswith("{")))
 
     return payload_of
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for one module: while playwright is at work, no other event loop can be run in the thread."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
