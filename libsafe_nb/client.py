@@ -44,6 +44,9 @@ CHUNK = 16 * 1024 * 1024
 IMPORT_ROWS = 10_000
 """Rows a request of `import_files`."""
 
+JOB_HEADER = "X-Libsafe-Job"
+"""Whose call it is; a platform that does not know it leaves it unread."""
+
 # The local platform honours the Idempotency-Key, so a POST that carries one may be repeated. A real platform
 # is not known to; a container made twice there would stay, so that one call is never sent twice.
 _NEVER_REPEATED = frozenset({"container_create", "user_create"})
@@ -65,6 +68,8 @@ class Client:
         Seconds to wait for a connection, and for each further byte.
     budget
         Seconds for one call with all its repetitions. The platform itself ends a query after 600 s.
+    job
+        The job whose calls these are; told with each write, so that a function's own writes do not start it again.
 
     Raises
     ------
@@ -74,13 +79,20 @@ class Client:
     """
 
     def __init__(
-        self, url: str, key: str, *, timeout: tuple[float, float] = (5, 60), budget: float = BUDGET
+        self,
+        url: str,
+        key: str,
+        *,
+        timeout: tuple[float, float] = (5, 60),
+        budget: float = BUDGET,
+        job: str | None = None,
     ) -> None:
         if not key or not key.isprintable() or not key.isascii() or " " in key:
             raise SettingsError(
                 f"the API key for {url}: expected printable ASCII without spaces, found something else"
             )
         self.url = normalise_url(url)
+        self._job = job
         self._transport = Transport(self.url, key, timeout=timeout, budget=budget)
 
     @classmethod
@@ -171,6 +183,8 @@ class Client:
         headers = {}
         if endpoint.method != "GET":
             headers["Idempotency-Key"] = idempotency_key or uuid.uuid4().hex
+        if self._job:
+            headers[JOB_HEADER] = self._job
         return self._transport.send(
             Request(
                 endpoint.method,
@@ -186,7 +200,7 @@ class Client:
             )
         )
 
-    def _pages(
+    def pages(
         self,
         name: str,
         path_values: Mapping[str, str | int],
@@ -258,7 +272,7 @@ class Client:
     # Containers
 
     def containers(self) -> Iterator[Container]:
-        return self._pages("container_list", {})
+        return self.pages("container_list", {})
 
     def container(self, container: str) -> Container:
         result: Container = self.call("container_get", container=container)
@@ -325,7 +339,7 @@ class Client:
 
     def files(self, container: str, *, page: int = PAGE) -> Iterator[File]:
         """Files and folders of a container, fetched `page` rows at a time while you iterate."""
-        return self._pages("file_list", {"container": container}, page=page)
+        return self.pages("file_list", {"container": container}, page=page)
 
     def file(self, file: str) -> File:
         result: File = self.call("file_get", file=file)
@@ -338,7 +352,7 @@ class Client:
 
     def search(self, conditions: Sequence[Condition], *, page: int = PAGE) -> Iterator[File]:
         """Files for which all conditions hold; metadata is the property `metadata.IECODE`."""
-        return self._pages("file_search", {}, json={"conditions": list(conditions)}, page=page)
+        return self.pages("file_search", {}, json={"conditions": list(conditions)}, page=page)
 
     def create_folder(self, container: str, path: str) -> None:
         """Create a folder; one that is there already is fine."""
@@ -398,6 +412,10 @@ class Client:
         """Each item: `id`, `metadata` and perhaps its own `idempotency_key`. All are written, or none."""
         return self.call("bulk_metadata", json={"items": list(items)})
 
+    def tell_reads(self, files: Sequence[str]) -> None:
+        """Tell which files were read; ours, and only where the platform says in `health` that it listens."""
+        self.call("bulk_read", json={"ids": list(files)})
+
     def set_hash(self, file: str, algorithm: str, value: str, *, idempotency_key: str | None = None) -> None:
         self.call(
             "file_hash_set",
@@ -413,7 +431,7 @@ class Client:
     # Tags
 
     def tags(self) -> Iterator[Tag]:
-        return self._pages("tag_list", {})
+        return self.pages("tag_list", {})
 
     def create_tag(self, name: str) -> Tag:
         result: Tag = self.call("tag_create", json={"name": name})
@@ -456,7 +474,7 @@ class Client:
 
     def jobs(self, *, status: str | None = None, container: str | None = None) -> Iterator[Job]:
         params = {"status": status, "container_id": container}
-        return self._pages("job_list", {}, params={k: v for k, v in params.items() if v is not None})
+        return self.pages("job_list", {}, params={k: v for k, v in params.items() if v is not None})
 
     def job(self, job: str) -> Job:
         result: Job = self.call("job_get", job=job)
@@ -490,7 +508,7 @@ class Client:
 
     def messages(self, job: str) -> Iterator[Message]:
         """Oldest first."""
-        return self._pages("job_messages", {"job": job})
+        return self.pages("job_messages", {"job": job})
 
     def message(
         self,

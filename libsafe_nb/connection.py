@@ -36,14 +36,18 @@ class Connection:
         assert self.settings.s3 is not None
         return self.settings.s3
 
-    def within(self, seconds: float) -> Connection:
-        """The same platform, each call of which is given up after so many seconds; with connections of its own."""
+    def within(self, seconds: float, *, job: str | None = None) -> Connection:
+        """
+        The same platform, each call of which is given up after so many seconds; with connections of its own.
+
+        `job` is the job whose calls these are.
+        """
         from libsafe_nb.client import Client
         from libsafe_nb.storage import Storage
 
         assert self.settings.url is not None
         assert self.settings.key_user is not None
-        client = Client(self.settings.url, self.settings.key_user, budget=seconds)
+        client = Client(self.settings.url, self.settings.key_user, budget=seconds, job=job)
         return Connection(self.settings, client, Storage(self.s3, budget=seconds))
 
     def close(self) -> None:

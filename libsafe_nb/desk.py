@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from libsafe_nb.execution import CellState
     from libsafe_nb.models import Replay
 
+READS = 1000
+"""Files in one notice of what was read."""
+
 AWAY = 15.0
 """Seconds in which no message is tried after one was not answered: a function that logs much would wait at each."""
 
@@ -70,7 +73,7 @@ class Desk:
         self.verdict: bool | None = None
         self.nonce = token_urlsafe(24)
         # With connections of its own, which end with it: a message that waits in an outage keeps nobody.
-        self._connection = connection.within(BUDGET)
+        self._connection = connection.within(BUDGET, job=job)
         self._run, self._job, self._api, self._secrets = run, job, dict(api), secrets
         self._params = params
         self._replay = replay
@@ -105,6 +108,25 @@ class Desk:
         for last in (os.fsync, os.close):
             with contextlib.suppress(OSError, ValueError):
                 last(log)
+
+    def tell_reads(self) -> None:
+        """
+        Tell the platform which files the function has read, if it wants to know: `file_read` triggers live on it.
+
+        Told at the run's end, once, and only as well as can be: a run that is killed tells none.
+        """
+        read = [
+            str(each["file_id"]) for each in self.events if each.get("kind") == "read" and each.get("bytes")
+        ]
+        ids = list(dict.fromkeys(read))
+        if not ids or self._replay is not None:
+            return
+        client = self._connection.client
+        with contextlib.suppress(PlatformError):
+            said = client.health()
+            if isinstance(said, dict) and said.get("reads") is True:
+                for start in range(0, len(ids), READS):
+                    client.tell_reads(ids[start : start + READS])
 
     @property
     def unsent(self) -> list[dict[str, Any]]:

@@ -106,6 +106,12 @@ ENDPOINTS: dict[str, Endpoint] = {
     ),
     "bulk_hash": Endpoint("POST", "/file/bulk/hash", "unverified", "store many hashes"),
     "bulk_metadata": Endpoint("POST", "/file/bulk/metadata", "unverified", "write descriptors of many files"),
+    "bulk_read": Endpoint(
+        "POST",
+        "/file/bulk/read",
+        "unverified",
+        "tell which files a run has read (starts `file_read` triggers)",
+    ),
     "tag_list": Endpoint("GET", "/tag", "unverified", "all tags"),
     "tag_create": Endpoint("POST", "/tag", "unverified", "create a tag"),
     "tag_delete": Endpoint("DELETE", "/tag/{tag}", "unverified", "remove a tag"),
@@ -116,6 +122,49 @@ ENDPOINTS: dict[str, Endpoint] = {
     "job_messages": Endpoint("GET", "/job/{job}/message", "unverified", "a job's messages, oldest first"),
     "job_message": Endpoint("POST", "/job/{job}/message", "unverified", "write a job message"),
     "bulk_message": Endpoint("POST", "/job/{job}/message/bulk", "unverified", "write many job messages"),
+    "function_publish": Endpoint(
+        "POST", "/function", "unverified", "publish a function, or a new version of it"
+    ),
+    "function_list": Endpoint("GET", "/function", "unverified", "all functions"),
+    "function_get": Endpoint("GET", "/function/{function}", "unverified", "one function, by its key"),
+    "function_update": Endpoint(
+        "PUT",
+        "/function/{function}",
+        "unverified",
+        "enable, disable, pause, go back to another version, set concurrency and attempts",
+    ),
+    "function_versions": Endpoint(
+        "GET", "/function/{function}/version", "unverified", "a function's versions, newest first"
+    ),
+    "function_content": Endpoint(
+        "GET", "/function/{function}/version/{number}", "unverified", "the bytes of one version"
+    ),
+    "call_create": Endpoint(
+        "POST",
+        "/function/{function}/call",
+        "unverified",
+        "queue a call with chosen files or folders; 429 when too many wait",
+    ),
+    "trigger_create": Endpoint("POST", "/trigger", "unverified", "add a trigger to a function"),
+    "trigger_list": Endpoint("GET", "/trigger", "unverified", "triggers, by `function`"),
+    "trigger_get": Endpoint("GET", "/trigger/{trigger}", "unverified", "one trigger"),
+    "trigger_update": Endpoint("PUT", "/trigger/{trigger}", "unverified", "enable or disable a trigger"),
+    "trigger_delete": Endpoint("DELETE", "/trigger/{trigger}", "unverified", "remove a trigger"),
+    "call_list": Endpoint(
+        "GET", "/call", "unverified", "calls, by `status`, `function`, `container_id`; `order=newest`"
+    ),
+    "call_get": Endpoint("GET", "/call/{call}", "unverified", "one call"),
+    "call_update": Endpoint("PUT", "/call/{call}", "unverified", "cancel a call, or set its priority"),
+    "call_requeue": Endpoint(
+        "POST", "/call/{call}/requeue", "unverified", "queue a dead, failed or cancelled call once more"
+    ),
+    "queue_get": Endpoint("GET", "/queue", "unverified", "how many calls wait, run and ended"),
+    "queue_update": Endpoint("PUT", "/queue", "unverified", "pause or resume the whole queue"),
+    "call_claim": Endpoint("POST", "/call/claim", "unverified", "a worker asks for a call, with a lease"),
+    "call_renew": Endpoint("PUT", "/call/{call}/lease", "unverified", "a worker renews its lease"),
+    "call_release": Endpoint(
+        "PUT", "/call/{call}/release", "unverified", "a worker is done with a call whose job is still open"
+    ),
 }
 
 

@@ -38,6 +38,18 @@ class Replay:
     pins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Published:
+    """
+    The version of a function that the platform has published and a run is to execute, and no other bytes.
+
+    `sha256` is of the notebook's file.
+    """
+
+    version: int
+    sha256: str
+
+
 class Course(Protocol):
     """A run that is under way."""
 

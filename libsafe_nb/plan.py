@@ -27,7 +27,8 @@ from libsafe_nb.witness import Witness
 
 if TYPE_CHECKING:
     from libsafe_nb.execution import CellState, Limits
-    from libsafe_nb.models import Replay
+    from libsafe_nb.models import Published, Replay
+    from libsafe_nb.shapes import Condition
 
 DEFAULT_CONTAINER = "1"
 """The local platform's default container."""
@@ -55,6 +56,7 @@ class Plan:
     witness: Witness
     """Who signs and stamps; the key is read before the run, so that it is there at its end."""
     replay: Replay | None = None
+    published: Published | None = None
 
 
 def within(limits: Limits | None, timeout: float | None) -> Limits:
@@ -266,7 +268,10 @@ def find_files(
     by_id = {
         each["id"]: each
         for each in _by_ids(
-            connection, payload.container, [_id("file", name) for name in wanted if _is_id(name)]
+            connection,
+            payload.container,
+            [_id("file", name) for name in wanted if _is_id(name)],
+            allow_deleted=payload.trigger["type"] not in ("", "on_demand"),
         )
     }
     found = [
@@ -301,12 +306,16 @@ def _await_file(connection: Connection, container: str, path: str) -> dict[str, 
             time.sleep(0.5)
 
 
-def _by_ids(connection: Connection, container: str, ids: list[str]) -> Iterator[dict[str, Any]]:
+def _by_ids(
+    connection: Connection, container: str, ids: list[str], *, allow_deleted: bool
+) -> Iterator[dict[str, Any]]:
     for start in range(0, len(ids), 500):
         batch = ids[start : start + 500]
-        found = connection.client.search(
-            [{"property": "id", "operator": "in", "value": batch}], page=len(batch)
-        )
+        # A trigger may have named them for being deleted, or they were meanwhile: the others are to be handled all the same.
+        chosen: list[Condition] = [{"property": "id", "operator": "in", "value": batch}]
+        if allow_deleted:
+            chosen.append({"property": "deleted", "operator": "in", "value": [0, 1]})
+        found = connection.client.search(chosen, page=len(batch))
         known = {row["id"]: dict(row) for row in found}
         for each in batch:
             if each not in known:

@@ -29,6 +29,7 @@ from libsafe_nb.door import STUB, VARIABLE, Door
 from libsafe_nb.errors import (
     ExecutionError,
     LibsafeError,
+    NotebookError,
     PlatformError,
     RunCancelled,
     StorageUnreachable,
@@ -37,7 +38,7 @@ from libsafe_nb.errors import (
 from libsafe_nb.facts import Facts
 from libsafe_nb.interrupts import Interrupts
 from libsafe_nb.journal import SOCKETS, Journal
-from libsafe_nb.models import Replay, Run
+from libsafe_nb.models import Published, Replay, Run
 from libsafe_nb.payloads import Payload
 from libsafe_nb.plan import Plan, prepare, within
 from libsafe_nb.processes import ProcessId
@@ -72,6 +73,7 @@ def run(
     on_cell: Callable[[CellState], None] | None = None,
     on_start: Callable[[Run], None] | None = None,
     replay: Replay | None = None,
+    published: Published | None = None,
 ) -> Run:
     """
     Run one function notebook, store its evidence and end its job.
@@ -104,6 +106,8 @@ def run(
         Given the `Run`, still `running`, before the kernel starts.
     replay
         Set by `libsafe_nb.replay`, for a run that repeats another.
+    published
+        Set by the platform's worker: the version that the notebook must be, byte for byte.
 
     Returns
     -------
@@ -132,13 +136,23 @@ def run(
             script=script,
             on_cell=on_cell,
         )
-        plan = dataclasses.replace(plan, replay=replay)
+        plan = dataclasses.replace(plan, replay=replay, published=_exactly(published, plan))
         recover.quietly(plan.connection, plan.witness)
         course = _Course(plan, interrupts, began, on_start)
         if wait:
             return course.travel()
         course.start()
         return course.run
+
+
+def _exactly(published: Published | None, plan: Plan) -> Published | None:
+    if published is not None and plan.function.sha256 != published.sha256:
+        raise NotebookError(
+            f"{plan.function.name}: expected version {published.version} as it was published (sha256"
+            f" {published.sha256[:12]}…), found other bytes ({plan.function.sha256[:12]}…)",
+            notebook=plan.function.name,
+        )
+    return published
 
 
 class _Course:
@@ -299,6 +313,7 @@ def _facts(plan: Plan, started: datetime) -> Facts:
             **described(function.metadata, Path(function.name).stem),
             "notebook_sha256": function.sha256,
             "code_sha256": function.code_sha256,
+            "published": dataclasses.asdict(plan.published) if plan.published else None,
             "substitutions": [dataclasses.asdict(each) for each in function.substitutions],
         },
         "agent": {"user": {"id": payload.user}, "runner": versions},
@@ -443,6 +458,8 @@ def _at_the_door(
             outcome = course.execution.outcome or _not_executed(plan, exc)
         course.interrupts.finishing = True
         executed = _executed(course, journal, outcome)
+        if outcome.cause not in ("terminated", "interrupted"):
+            desk.tell_reads()
     with contextlib.suppress(OSError):
         journal.write(
             "executed",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 
 import nbformat
@@ -14,8 +16,9 @@ from labs import lab
 from nbformat.v4 import new_code_cell, new_notebook
 
 import libsafe_nb
-from libsafe_nb import local
+from libsafe_nb import local, publishing
 from libsafe_nb.connection import connect
+from libsafe_nb.functions import Functions
 
 # The same examples each time: a run of the tests answers for the change at hand. New ones: --hypothesis-profile=default
 settings.register_profile("repeatable", derandomize=True)
@@ -24,6 +27,14 @@ settings.load_profile("repeatable")
 ROOT = Path(__file__).parent.parent
 PARAMETERS = 'json_sample = {"function_data": {"container": {"id": "1"}}, "function_params": {}}'
 VENDOR_PAGE = ROOT.parent / "shared" / "vendor-notebook-page.txt"
+REQUEST = """
+import json
+from libnova.common.nuclio.Request import Request
+from libnova.common.api import File
+request = Request(None, type("Event", (), {"body": json.dumps(json_sample)})())
+request.job_init()
+"""
+TELL = REQUEST + "request.log(json.dumps(json_sample))\nrequest.job_end(True)"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -111,6 +122,34 @@ def stored(connection):
         return connection.storage.get(run.container, prefix + name)
 
     return stored
+
+
+@pytest.fixture
+def functions(connection):
+    return Functions(connection.client)
+
+
+@pytest.fixture
+def publish(platform, tmp_path):
+    """Publishes a function of the given cells, under a key of the test's own."""
+
+    def publish(*cells, key=None, **options):
+        key = key or f"f-{uuid.uuid4().hex[:8]}"
+        path = write_function(tmp_path / f"{key}.ipynb", *cells, **options)
+        return publishing.publish(path, settings=platform.settings)["key"]
+
+    return publish
+
+
+@pytest.fixture
+def payload_of(connection):
+    """The payload that a job of `TELL` had."""
+
+    def payload_of(job):
+        texts = [each["message"] for each in connection.client.messages(job)]
+        return json.loads(next(text for text in texts if text.startswith("{")))
+
+    return payload_of
 
 
 @pytest.fixture(scope="module")

@@ -445,6 +445,7 @@ def test_an_upload_goes_in_chunks_of_the_form_that_clients_use(monkeypatch):
 
 def test_every_call_of_the_table_can_be_sent():
     values = {"container": 1, "file": 2, "job": 3, "tag": 4, "user": 5, "path": "a/b"}
+    values |= {"function": "f", "number": 1, "trigger": 6, "call": 7}
     with ScriptedServer(good({})) as server, Client(server.url, KEY) as client:
         for name, endpoint in ENDPOINTS.items():
             used = {key: value for key, value in values.items() if f"{{{key}" in endpoint.path}

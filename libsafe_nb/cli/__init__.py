@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from libsafe_nb.cli import authoring, job, platform, reading, running
+from libsafe_nb.cli import authoring, functions, job, platform, reading, running
 from libsafe_nb.errors import LibsafeError
 
 
@@ -42,6 +42,9 @@ for command in (
     authoring.new_,
     authoring.check_,
     authoring.upload_,
+    functions.publish,
+    functions.functions,
+    functions.trigger,
     authoring.open_,
     authoring.lab,
     reading.verify_,

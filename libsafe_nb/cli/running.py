@@ -143,7 +143,7 @@ def _execute(
 ) -> None:
     # These are checked before papermill is imported: a typing error is answered at once.
     source = _read_payload(payload)
-    given = dict(_pair(each) for each in params)
+    given = dict(pair(each) for each in params)
     from libsafe_nb import runner
     from libsafe_nb.execution import Limits
     from libsafe_nb.progress import Progress
@@ -182,7 +182,7 @@ def _read_payload(name: str | None) -> bytes | None:
         raise UsageError(f"--payload {name}: cannot be read ({exc.strerror or exc})") from exc
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise UsageError(f"--param {text!r}: expected NAME=VALUE")

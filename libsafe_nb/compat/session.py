@@ -121,7 +121,8 @@ class Session:
                 # Imported here: `import libnova` must not wait for requests.
                 from libsafe_nb.client import Client
 
-                self._client = Client(self.url, self._key)
+                job = self.attached.job if self.attached is not None else None
+                self._client = Client(self.url, self._key, job=job)
             return self._client
 
     @property

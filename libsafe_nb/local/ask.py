@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb.local.database import Database
@@ -30,10 +31,11 @@ MAX_ID = 2**63 - 1
 class Problem(Exception):
     """The call is refused: an HTTP status, and the sentence that becomes `msg`."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Platform:
     keyring: Keyring
     uploads: Uploads
     refresh_settings: Callable[[], None]
+    functions: Path
+    """Folder of the published functions' bytes."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,15 @@ class Ask:
     @property
     def db(self) -> Database:
         return self.platform.database
+
+    @property
+    def job(self) -> int | None:
+        """The job whose call this is, as the header `X-Libsafe-Job` says; None for one that the user may not name."""
+        said = self.request.headers.get("x-libsafe-job", "")
+        if not (said.isascii() and said.isdecimal() and len(said) < 19):
+            return None
+        row = self.db.one("SELECT id, container_id FROM job WHERE id = ?", (int(said),))
+        return row["id"] if row is not None and self.may(row["container_id"]) else None
 
     def id(self, name: str) -> int:
         """An id of the path; one that is no number names nothing."""

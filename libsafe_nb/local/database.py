@@ -15,8 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
+from libsafe_nb.local.queuetables import TABLES
+
+VERSION = 2
 """Of the schema; kept in `user_version`."""
+
+MIGRATIONS = {2: TABLES}
+"""What brings the rows of the version before to this one; a new file gets `SCHEMA` and then all of them."""
 
 SCHEMA = """
 CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -176,10 +181,13 @@ class Database:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
             self.connection.execute(f"PRAGMA {pragma}")
         if fresh or not self.one("PRAGMA user_version")[0]:
-            self._create()
+            self._script(SCHEMA, 1)
+        for version, sql in MIGRATIONS.items():
+            if self.one("PRAGMA user_version")[0] < version:
+                self._script(sql, version)
 
-    def _create(self) -> None:
-        self.connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
+    def _script(self, sql: str, version: int) -> None:
+        self.connection.executescript(f"BEGIN IMMEDIATE;{sql}PRAGMA user_version={version};COMMIT;")
 
     def close(self) -> None:
         self.connection.close()

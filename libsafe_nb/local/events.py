@@ -18,7 +18,8 @@ from typing import Any
 
 VERSIONS = ".versions"
 REMEMBERED = 10_000
-"""Versions whose content type is kept until the record that makes them the latest comes."""
+"""Versions whose content type and job are kept until the record that makes them the latest comes."""
+JOB = "X-Amz-Meta-Libsafe-Job"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Stored:
     etag: str
     mime: str | None
     at: int
+    job: int | None = None
+    """The job that wrote it, as the object's metadata `libsafe-job` says."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class EventReader:
         self.position = position
         self._prefix = f"/buckets/{bucket}/"
         self._waiting = b""
-        self._mimes: OrderedDict[str, str] = OrderedDict()
+        self._versions: OrderedDict[str, tuple[str, int | None]] = OrderedDict()
 
     def feed(self, data: bytes) -> list[Change]:
         """The changes that are complete with these bytes."""
@@ -123,10 +126,10 @@ class EventReader:
     def _note_version(self, new: dict[str, Any] | None) -> None:
         version = _extended(new, "Seaweed-X-Amz-Version-Id")
         if new is not None and version:
-            self._mimes[version] = new["attributes"]["mime"]
-            self._mimes.move_to_end(version)
-            if len(self._mimes) > REMEMBERED:
-                self._mimes.popitem(last=False)
+            self._versions[version] = (new["attributes"]["mime"], job_of(_extended(new, JOB)))
+            self._versions.move_to_end(version)
+            if len(self._versions) > REMEMBERED:
+                self._versions.popitem(last=False)
 
     def _of_versions(
         self, container: int, path: str, old: dict[str, Any] | None, new: dict[str, Any] | None, at: int
@@ -137,15 +140,22 @@ class EventReader:
             return Deleted(container, path, at) if had else None
         if _extended(new, "Seaweed-X-Amz-Latest-Version-Is-Delete-Marker") == "true":
             return Deleted(container, path, at)
+        mime, job = self._versions.get(version, (None, None))
         return Stored(
             container,
             path,
             version,
             int(_extended(new, "Seaweed-X-Amz-Latest-Version-Size") or 0),
             _extended(new, "Seaweed-X-Amz-Latest-Version-ETag") or "",
-            self._mimes.get(version),
+            mime,
             at,
+            job,
         )
+
+
+def job_of(text: str | None) -> int | None:
+    """The id of a job that some client wrote down; None for anything else."""
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
 def _extended(entry: dict[str, Any] | None, name: str) -> str | None:

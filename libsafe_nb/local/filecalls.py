@@ -38,7 +38,9 @@ async def file_upload(ask: Ask) -> dict[str, Any]:
         total = None if "totalChunks" not in form else _count(form["totalChunks"], "totalChunks", least=1)
         folder = text(form.get("path") or "", "path", empty=True)
         path = _path(f"{folder.strip('/')}/{name.strip('/')}")
-        await ask.platform.uploads.take(container, path, index, total, part.content_type, part.file)
+        await ask.platform.uploads.take(
+            container, path, index, total, part.content_type, part.file, job=ask.job
+        )
     row = files.find(ask.db, container, path, folder=False)
     if row is None:
         # More chunks are announced: there is no object yet.
@@ -126,6 +128,8 @@ async def notebook_open(ask: Ask) -> dict[str, Any]:
         raise Problem(404, f"{found['path']}: was imported without its content")
     key = f"{found['container_id']}/{found['path']}"
     content = await asyncio.to_thread(ask.platform.objects.read, key, version_id=found["version_id"])
+    with ask.db.transaction():
+        files.tell(ask.db, "file_read", int(found["id"]), ask.job)
     try:
         return {**found, "content": json.loads(content)}
     except ValueError as exc:
@@ -146,14 +150,31 @@ async def file_delete(ask: Ask) -> dict[str, Any]:
     # Before the call: what somebody stores under the same key right after it is not deleted.
     began = time.time_ns()
     keys = [f"{each['container_id']}/{each['path']}" for each in affected if each["version_id"] is not None]
-    if keys:
-        await asyncio.to_thread(ask.platform.objects.delete, keys)
-    with ask.db.transaction():
-        ask.db.connection.executemany(
-            "UPDATE file SET deleted = 1, date_update = ?, seen = ? WHERE id = ? AND seen <= ?",
-            [(now(), began, each["id"], began) for each in affected],
-        )
+    places = [(each["container_id"], each["path"]) for each in affected]
+    deleting = ask.platform.indexer.deleting
+    deleting.update(dict.fromkeys(places, ask.job))
+    try:
+        if keys:
+            await asyncio.to_thread(ask.platform.objects.delete, keys)
+        with ask.db.transaction():
+            for each in affected:
+                _mark_deleted(ask, each["id"], began)
+    finally:
+        for place in places:
+            deleting.pop(place, None)
     return files.by_id(ask.db, row["id"])
+
+
+def _mark_deleted(ask: Ask, file: int, began: int) -> None:
+    row = ask.db.one("SELECT deleted, seen FROM file WHERE id = ?", (file,))
+    if row["seen"] > began:
+        return
+    ask.db.execute(
+        "UPDATE file SET deleted = 1, date_update = ?, seen = ? WHERE id = ?", (now(), began, file)
+    )
+    # The store's stream may have told it already.
+    if not row["deleted"]:
+        files.tell(ask.db, "file_deleted", file, ask.job)
 
 
 async def file_restore(ask: Ask) -> dict[str, Any]:
@@ -217,8 +238,27 @@ def file_metadata_get(ask: Ask) -> list[dict[str, Any]] | None:
 
 def file_metadata_set(ask: Ask) -> list[dict[str, Any]] | None:
     file = ask.file(ask.id("file"))["id"]
-    descriptors.write(ask.db, descriptors.FILE, file, ask.fields().get("metadata"))
-    return descriptors.read(ask.db, descriptors.FILE, file)
+    return _write_metadata(ask, file, ask.fields().get("metadata"))
+
+
+def _write_metadata(ask: Ask, file: int, metadata: Any) -> list[dict[str, Any]] | None:
+    before = descriptors.read(ask.db, descriptors.FILE, file)
+    descriptors.write(ask.db, descriptors.FILE, file, metadata)
+    found = descriptors.read(ask.db, descriptors.FILE, file)
+    if found != before:
+        kind = "created" if not before else "updated" if found else "deleted"
+        files.tell(ask.db, f"metadata_{kind}", file, ask.job)
+    return found
+
+
+def bulk_read(ask: Ask) -> int:
+    """A run's notice of the files that it has read; answers how many it told."""
+    ids = ask.fields().get("ids")
+    if not isinstance(ids, list):
+        raise Problem(400, "ids: expected a list")
+    for each in ids:
+        files.tell(ask.db, "file_read", ask.file(number(each, name="ids"))["id"], ask.job)
+    return len(ids)
 
 
 def file_hash_set(ask: Ask) -> dict[str, Any]:
@@ -250,8 +290,7 @@ def bulk_hash(ask: Ask) -> list[Any]:
 def bulk_metadata(ask: Ask) -> list[Any]:
     def write(item: Any) -> dict[str, Any]:
         file = _item_file(ask, item)
-        descriptors.write(ask.db, descriptors.FILE, file, item.get("metadata"))
-        return {"id": str(file), "metadata": descriptors.read(ask.db, descriptors.FILE, file)}
+        return {"id": str(file), "metadata": _write_metadata(ask, file, item.get("metadata"))}
 
     return [first_time(ask, item, "", write) for item in _items(ask)]
 

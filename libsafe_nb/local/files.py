@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from libsafe_nb.local import firing
 from libsafe_nb.local.database import Database, date_of, now
 
 OCTETS = "application/octet-stream"
@@ -25,6 +26,8 @@ class Content:
     mime: str | None
     version_id: str | None
     at: int
+    job: int | None = None
+    """Whose write it was, if it was a job's."""
 
 
 def mime_of(path: str, said: str | None) -> str:
@@ -80,14 +83,14 @@ def store(db: Database, container: int, path: str, content: Content) -> int:
     """
     Make a file's row show this content, unless it shows something later.
 
-    Hashes that were stored for other bytes are dropped; metadata and tags stay with the file.
+    Hashes that were stored for other bytes are dropped; metadata and tags stay with the file. Triggers are told.
     """
     row = find(db, container, path, folder=False)
     mime = mime_of(path, content.mime)
     date = date_of(content.at)
     if row is None:
         folder, _, name = path.rpartition("/")
-        return db.insert(
+        made = db.insert(
             "file",
             container_id=container,
             parent=make_folder(db, container, folder),
@@ -102,6 +105,8 @@ def store(db: Database, container: int, path: str, content: Content) -> int:
             etag=content.etag,
             seen=content.at,
         )
+        tell(db, "file_created", made, content.job)
+        return made
     if row["seen"] > content.at:
         return int(row["id"])
     same_bytes = (row["etag"], row["size"]) == (content.etag, content.size)
@@ -125,16 +130,29 @@ def store(db: Database, container: int, path: str, content: Content) -> int:
         db.execute("DELETE FROM hash WHERE file_id = ?", (row["id"],))
     if row["deleted"]:
         make_folder(db, container, path.rpartition("/")[0])
+    if not same_version:
+        tell(db, "file_created" if row["deleted"] else "file_updated", row["id"], content.job)
     return int(row["id"])
 
 
-def mark_deleted(db: Database, container: int, path: str, *, at: int) -> None:
-    """Soft-delete a file's row, unless it is deleted already or shows something later."""
+def mark_deleted(db: Database, container: int, path: str, *, at: int, job: int | None = None) -> None:
+    """Soft-delete a file's row, unless it is deleted already or shows something later. Triggers are told."""
+    row = find(db, container, path, folder=False)
+    if row is None or row["deleted"] or row["seen"] > at:
+        return
     db.execute(
-        "UPDATE file SET deleted = 1, date_update = ?, seen = ?"
-        " WHERE container_id = ? AND path = ? AND type = 'FILE' AND seen <= ? AND NOT deleted",
-        (date_of(at), at, container, path, at),
+        "UPDATE file SET deleted = 1, date_update = ?, seen = ? WHERE id = ?", (date_of(at), at, row["id"])
     )
+    tell(db, "file_deleted", row["id"], job)
+
+
+def tell(db: Database, kind: str, file_id: int, job: int | None) -> None:
+    """Tell the triggers what happened to a file; folders tell nothing."""
+    row = db.one(
+        "SELECT id, container_id, path, filename, mime, size, type FROM file WHERE id = ?", (file_id,)
+    )
+    if row["type"] == "FILE":
+        firing.fire(db, kind, row, job)
 
 
 def remove_folder(db: Database, container: int, path: str, *, at: int) -> None:

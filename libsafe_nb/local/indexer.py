@@ -53,6 +53,8 @@ class Indexer:
         self._server = server
         self._stderr = stderr
         self._to_look: set[tuple[int, str]] = set()
+        self.deleting: dict[tuple[int, str], int | None] = {}
+        """Files that a job is deleting over REST: a delete marker does not say whose it is."""
         self.compared: str | None = None
         """The start of the S3 server with whose full listing the rows were last compared."""
 
@@ -122,12 +124,15 @@ class Indexer:
     def _apply_one(self, change: events.Change) -> None:
         match change:
             case events.Stored():
-                content = Content(change.size, change.etag, change.mime, change.version_id, change.at)
+                content = Content(
+                    change.size, change.etag, change.mime, change.version_id, change.at, change.job
+                )
                 files.store(self._db, change.container, change.path, content)
                 if change.mime is None:
                     self._to_look.add((change.container, change.path))
             case events.Deleted():
-                files.mark_deleted(self._db, change.container, change.path, at=change.at)
+                place = (change.container, change.path)
+                files.mark_deleted(self._db, *place, at=change.at, job=self.deleting.get(place))
             case events.FolderMade():
                 files.make_folder(self._db, change.container, change.path.strip("/"), at=change.at)
             case events.FolderRemoved():
@@ -154,7 +159,7 @@ class Indexer:
         head = await asyncio.to_thread(self._objects.head, f"{container}/{path}")
         with self._db.transaction():
             if head is not None:
-                content = Content(head.size, head.etag, head.mime, head.version_id, asked)
+                content = Content(head.size, head.etag, head.mime, head.version_id, asked, head.job)
                 files.store(self._db, container, path, content)
             else:
                 self._not_there(container, path, asked)
@@ -163,7 +168,8 @@ class Indexer:
         # Imported rows have no object, and are not deleted for it.
         row = files.find(self._db, container, path, folder=False)
         if row is not None and row["version_id"] is not None and not row["deleted"]:
-            files.mark_deleted(self._db, container, path, at=asked)
+            place = (container, path)
+            files.mark_deleted(self._db, *place, at=asked, job=self.deleting.get(place))
 
     # Everything.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from typing import Any
 
+from libsafe_nb.local import queue
 from libsafe_nb.local.answers import first_time
 from libsafe_nb.local.ask import Ask, Page, Problem, number, page, text
 from libsafe_nb.local.database import now
@@ -81,6 +83,8 @@ def job_update(ask: Ask) -> dict[str, Any]:
     if changes:
         columns = ", ".join(f"{name} = ?" for name in changes)
         ask.db.execute(f"UPDATE job SET {columns} WHERE id = ?", [*changes.values(), job["id"]])  # noqa: S608 - our names
+    if changes.get("status") in ENDED:
+        queue.job_ended(ask.db, job["id"], time.time())
     return _by_id(ask, job["id"])
 
 
@@ -174,6 +178,7 @@ def shape(row: sqlite3.Row) -> dict[str, Any]:
         "parent_id": None if row["parent_id"] is None else str(row["parent_id"]),
         "status": row["status"],
         "progress": row["progress"],
+        "call_id": None if row["call_id"] is None else str(row["call_id"]),
         "result": None if row["result"] is None else json.loads(row["result"]),
         "date_create": row["date_create"],
         "date_start": row["date_start"],

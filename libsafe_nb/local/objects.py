@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import IO, Any, ParamSpec, TypeVar
 
 from libsafe_nb.errors import LocalPlatformError
+from libsafe_nb.local.events import job_of
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -34,6 +35,7 @@ class ObjectHead:
     etag: str
     mime: str
     version_id: str | None
+    job: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Objects:
             found["ETag"].strip('"'),
             found.get("ContentType", ""),
             found.get("VersionId"),
+            job_of(found.get("Metadata", {}).get("libsafe-job")),
         )
 
     @_ours
@@ -131,9 +134,10 @@ class Objects:
                 target.write(block)
 
     @_ours
-    def put(self, key: str, source: IO[bytes], mime: str) -> ObjectHead:
-        """Store a file's bytes from its current position on, in parts when it is large."""
-        self.client.upload_fileobj(source, self.bucket, key, ExtraArgs={"ContentType": mime})
+    def put(self, key: str, source: IO[bytes], mime: str, job: int | None = None) -> ObjectHead:
+        """Store a file's bytes from its current position on, in parts when it is large; `job` is whose write it is."""
+        about = {"ContentType": mime, **({} if job is None else {"Metadata": {"libsafe-job": str(job)}})}
+        self.client.upload_fileobj(source, self.bucket, key, ExtraArgs=about)
         head = self.head(key)
         if head is None:
             raise LocalPlatformError(f"{key}: was stored and is gone again")

@@ -25,7 +25,18 @@ from starlette.routing import Route
 
 from libsafe_nb.endpoints import ENDPOINTS
 from libsafe_nb.errors import LocalPlatformError
-from libsafe_nb.local import accounts, answers, filecalls, imports, jobs, tags
+from libsafe_nb.local import (
+    accounts,
+    answers,
+    filecalls,
+    functions,
+    imports,
+    jobs,
+    queuecalls,
+    tags,
+    triggers,
+    workercalls,
+)
 from libsafe_nb.local.ask import Ask, Page, Platform, Problem, User
 
 log = logging.getLogger(__name__)
@@ -37,14 +48,14 @@ Call = Callable[[Ask], Any]
 
 CALLS: dict[str, Call] = {
     name: call
-    for module in (accounts, filecalls, imports, jobs, tags)
+    for module in (accounts, filecalls, functions, imports, jobs, queuecalls, tags, triggers, workercalls)
     for name, call in vars(module).items()
     if name in ENDPOINTS
 }
 ASYNCHRONOUS = {name for name, call in CALLS.items() if inspect.iscoroutinefunction(call)}
 READS_ITS_BODY = {"file_upload", "container_import"}
-WRITES_NOTHING = {"file_search"}
-"""A POST only because its question is long: its answers are not kept."""
+NOT_KEPT = {"file_search", "call_claim", "call_renew"}
+"""Their answers are not kept for repeats: one only asks, and of a lease each repeat is a question of its own."""
 TELLS_SECRETS = {"user_create", "user_s3_create"}
 """Their answers hold keys, which the rows never do; for repeats they are kept in memory alone."""
 
@@ -69,13 +80,16 @@ class Api:
     def _endpoint(self, name: str) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
             if name == "health":
-                return _ok(_body({"status": "ok", "idempotency": True}))
+                return _ok(_body({"status": "ok", "idempotency": True, "reads": True}))
             self.running += 1
             request.scope["endpoint_name"] = name
             try:
                 return await self._answer(name, request)
             except Problem as problem:
-                return _failure(problem.status, problem.message)
+                after = problem.retry_after
+                return _failure(
+                    problem.status, problem.message, None if after is None else {"Retry-After": str(after)}
+                )
             except LocalPlatformError as exc:
                 return _failure(503, str(exc), {"Retry-After": "1"})
             except ClientDisconnect:
@@ -94,7 +108,7 @@ class Api:
         database = self.platform.database
         user = accounts.authenticate(database, request.headers.get("authorization"))
         key = answers.header_key(request.headers.get("idempotency-key"))
-        if key is None or request.method == "GET" or name in WRITES_NOTHING:
+        if key is None or request.method == "GET" or name in NOT_KEPT:
             return _ok(await self._result(name, request, user, None))
         call = f"{request.method} {request.scope['path']}"
         what = (user.id, call, key)

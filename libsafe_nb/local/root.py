@@ -11,6 +11,9 @@ One local platform's folder: where each thing lies, who is running on it, and ho
     ├── *.lock                  held (flock) by the process of that name for its life
     ├── s3/                     the S3 server's data
     ├── spool/                  uploads on their way
+    ├── functions/              the bytes of published functions, by their SHA-256
+    ├── runs/                   journals of the workers' runs
+    ├── work/                   what workers have at hand
     └── log/
 """
 
@@ -69,6 +72,10 @@ class Root:
     @property
     def spool(self) -> Path:
         return self.path / "spool"
+
+    @property
+    def functions(self) -> Path:
+        return self.path / "functions"
 
     @property
     def logs(self) -> Path:

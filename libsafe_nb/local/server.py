@@ -92,16 +92,22 @@ class Server:
         from libsafe_nb.local.objects import Objects
         from libsafe_nb.local.rest import Api
         from libsafe_nb.local.uploads import Uploads
+        from libsafe_nb.local.workers import Workers
 
         objects = Objects(BUCKET, lambda: _access(keeper, keyring))
-        with (self.root.logs / "tail.log").open("ab") as tail_log:
+        with (
+            (self.root.logs / "tail.log").open("ab") as tail_log,
+            _bounded_log(self.root, "workers.log") as worker_log,
+        ):
             indexer = Indexer(database, objects, BUCKET, keeper.server, tail_log)
             uploads = Uploads(database, objects, self.root.spool)
 
             def refresh_settings() -> None:
                 self._publish(keyring)
 
-            api = Api(Platform(database, objects, indexer, keyring, uploads, refresh_settings))
+            api = Api(
+                Platform(database, objects, indexer, keyring, uploads, refresh_settings, self.root.functions)
+            )
             forget_old(database)
             port = await self._unless_stopped(keeper.ready())
             if port is None:
@@ -111,6 +117,7 @@ class Server:
                 with database.transaction():
                     database.set_fact("bucket", BUCKET)
             keyring.endpoint = f"http://127.0.0.1:{port}"
+            workers = Workers(self.root.path, database, worker_log)
             tasks = [
                 asyncio.ensure_future(self._guarded(task))
                 for task in (
@@ -119,6 +126,7 @@ class Server:
                     self._follow_front(keyring),
                     indexer.follow(),
                     uploads.run(),
+                    workers.run(),
                     self._watch_idle(api),
                     self._watch_lifeline(),
                 )
@@ -128,6 +136,8 @@ class Server:
             self._say_ready()
             await self.stopping.wait()
             self.root.platform_file.unlink(missing_ok=True)
+            # Before the requests are waited for: a worker may be waiting for a call.
+            workers.stop()
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(uploads.drain(), 30)
             for task in tasks[1:]:
@@ -264,6 +274,13 @@ def _access(keeper: S3Keeper, keyring: Keyring) -> StoreAccess:
         raise LocalPlatformError("the S3 server is restarting; try again")
     administrator = keyring.administrator
     return StoreAccess(server[1].s3, administrator.access_key, administrator.secret_key)
+
+
+def _bounded_log(root: Root, name: str) -> IO[bytes]:
+    path = root.logs / name
+    if path.exists() and path.stat().st_size > LOG_BYTES:
+        path.replace(path.with_suffix(".old.log"))
+    return path.open("ab")
 
 
 def _log_to(root: Root) -> IO[str]:

@@ -42,6 +42,7 @@ class Uploads:
         self._locks: dict[Place, asyncio.Lock] = {}
         self._due: dict[Place, float] = {}
         self._came: dict[Place, float] = {}
+        self._jobs: dict[Place, int | None] = {}
         self._waiting = asyncio.Event()
         self._resume()
 
@@ -57,10 +58,18 @@ class Uploads:
                 path.unlink()
 
     async def take(
-        self, container: int, path: str, index: int, total: int | None, mime: str | None, chunk: IO[bytes]
+        self,
+        container: int,
+        path: str,
+        index: int,
+        total: int | None,
+        mime: str | None,
+        chunk: IO[bytes],
+        *,
+        job: int | None = None,
     ) -> None:
         """
-        Take one chunk; durable when this returns.
+        Take one chunk; durable when this returns. `job` is whose write it is.
 
         Raises
         ------
@@ -69,6 +78,7 @@ class Uploads:
         """
         place = (container, path)
         async with self._alone(place):
+            self._jobs[place] = job
             if index == 0:
                 await self._begin(place, total, mime, chunk)
             else:
@@ -110,6 +120,7 @@ class Uploads:
             yield
         if not lock.locked() and place not in self._due:
             self._locks.pop(place, None)
+            self._jobs.pop(place, None)
 
     def _row(self, place: Place) -> Any:
         return self._db.one("SELECT * FROM upload WHERE container_id = ? AND path = ?", place)
@@ -192,9 +203,10 @@ class Uploads:
         container, path = place
         # Before the call: a change by somebody else right after it must count as later.
         began = time.time_ns()
-        head = await asyncio.to_thread(self._objects.put, f"{container}/{path}", source, mime)
+        job = self._jobs.get(place)
+        head = await asyncio.to_thread(self._objects.put, f"{container}/{path}", source, mime, job)
         with self._db.transaction():
-            content = Content(head.size, head.etag, head.mime, head.version_id, began)
+            content = Content(head.size, head.etag, head.mime, head.version_id, began, job)
             files.store(self._db, container, path, content)
         return head.version_id
 

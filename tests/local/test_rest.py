@@ -45,7 +45,7 @@ def test_every_call_of_the_table_is_answered():
 def test_health_needs_no_key(served):
     assert requests.get(served.url + "/health", timeout=10).json() == {
         "success": True,
-        "result": {"status": "ok", "idempotency": True},
+        "result": {"status": "ok", "idempotency": True, "reads": True},
     }
 
 
@@ -670,7 +670,7 @@ def test_texts_that_json_can_hold_come_back_as_they_were(rest, container):
 
 def test_an_unexpected_error_is_a_reference_without_a_traceback(caplog):
     """The application over a platform that is broken in a way nobody thought of."""
-    api = rest_module.Api(Platform(*[None] * 6))
+    api = rest_module.Api(Platform(*[None] * 7))
     sent = []
 
     async def receive():

@@ -1,0 +1,219 @@
+"""
+The functions of a platform, their triggers and their queue: the client's calls about them.
+
+All are ours (`unverified` in `endpoints.py`): the vendor's functions are made in its web interface.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from libsafe_nb.client import Client
+from libsafe_nb.errors import PlatformError
+
+Shape = dict[str, Any]
+
+
+class Functions:
+    """
+    Parameters
+    ----------
+    client
+        Of the platform's own user, or with the root key: functions run with that user's keys, so others may only call
+        them (`call`) and look.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    # Functions and their versions
+
+    def publish(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        name: str,
+        kind: str = "notebook",
+        title: str = "",
+        description: str = "",
+        parameters: Sequence[Mapping[str, Any]] = (),
+    ) -> Shape:
+        """
+        Store `data` as a new version, which becomes the current one; what equals the current one makes none.
+
+        `name` is the file's, whose extension says how it is read.
+        """
+        body = {
+            "key": key,
+            "content": base64.b64encode(data).decode(),
+            "name": name,
+            "kind": kind,
+            "title": title,
+            "description": description,
+            "parameters": [dict(each) for each in parameters],
+        }
+        result: Shape = self._client.call("function_publish", json=body)
+        return result
+
+    def all(self) -> Iterator[Shape]:
+        return self._client.pages("function_list", {})
+
+    def get(self, key: str) -> Shape:
+        result: Shape = self._client.call("function_get", function=key)
+        return result
+
+    def update(self, key: str, **changes: Any) -> Shape:
+        """
+        Any of `enabled`, `paused`, `version` (an existing number), `concurrency`, `container_concurrency`, `attempts`,
+        `backoff`, `timeout`, `queue_limit`.
+        """
+        result: Shape = self._client.call("function_update", function=key, json=changes)
+        return result
+
+    def versions(self, key: str) -> list[Shape]:
+        """Newest first."""
+        return list(self._client.call("function_versions", function=key))
+
+    def content(self, key: str, number: int) -> bytes:
+        """
+        The bytes of a version.
+
+        Raises
+        ------
+        PlatformError
+            They are not those whose SHA-256 the platform tells.
+        """
+        found = self._client.call("function_content", function=key, number=number)
+        data = base64.b64decode(found["content"])
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 != found["sha256"]:
+            raise PlatformError(
+                f"function {key}, version {number}: expected bytes with the SHA-256 {found['sha256']}, got {sha256}"
+            )
+        return data
+
+    # Triggers
+
+    def add_trigger(self, key: str, type: str, **about: Any) -> Shape:
+        """
+        `about`: `container_id`, `path_regex`, `name_regex`, `mime`, `size_min`, `size_max`, `batch_files`,
+        `batch_seconds`, `schedule` (with type `cron`) and `params`.
+        """
+        body = {"function": key, "type": type, **{k: v for k, v in about.items() if v is not None}}
+        result: Shape = self._client.call("trigger_create", json=body)
+        return result
+
+    def triggers(self, key: str | None = None) -> Iterator[Shape]:
+        return self._client.pages("trigger_list", {}, params={"function": key} if key else {})
+
+    def trigger(self, trigger: str) -> Shape:
+        result: Shape = self._client.call("trigger_get", trigger=trigger)
+        return result
+
+    def enable_trigger(self, trigger: str, enabled: bool) -> Shape:
+        result: Shape = self._client.call("trigger_update", trigger=trigger, json={"enabled": enabled})
+        return result
+
+    def remove_trigger(self, trigger: str) -> None:
+        self._client.call("trigger_delete", trigger=trigger)
+
+    # Calls
+
+    def call(
+        self,
+        key: str,
+        *,
+        container: str,
+        files: Sequence[str] = (),
+        params: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+    ) -> Shape:
+        """
+        Queue a call; `files` are ids, or paths with a leading slash, where a folder stands for all in it.
+
+        Raises
+        ------
+        Unreachable
+            So many calls wait that the platform took no further one within the client's budget (HTTP 429).
+        """
+        body: Shape = {
+            "container_id": container,
+            "file_ids": [each for each in files if not each.startswith("/")],
+            "paths": [each for each in files if each.startswith("/")],
+            "params": dict(params or {}),
+            "priority": priority,
+        }
+        if version is not None:
+            body["version"] = version
+        result: Shape = self._client.call(
+            "call_create", function=key, json=body, idempotency_key=idempotency_key
+        )
+        return result
+
+    def calls(self, **by: Any) -> Iterator[Shape]:
+        """By `status`, `function`, `container_id`; with `order="newest"` the newest first."""
+        return self._client.pages("call_list", {}, params={k: v for k, v in by.items() if v is not None})
+
+    def get_call(self, call: str) -> Shape:
+        result: Shape = self._client.call("call_get", call=call)
+        return result
+
+    def job_progress(self, job: str) -> float | None:
+        """How much of a job is done, from 0 to 1; None when it has not said."""
+        return self._client.job(job)["progress"]
+
+    def cancel(self, call: str) -> Shape:
+        result: Shape = self._client.call("call_update", call=call, json={"status": "cancelled"})
+        return result
+
+    def prioritise(self, call: str, priority: int) -> Shape:
+        result: Shape = self._client.call("call_update", call=call, json={"priority": priority})
+        return result
+
+    def requeue(self, call: str) -> Shape:
+        result: Shape = self._client.call("call_requeue", call=call)
+        return result
+
+    # The queue
+
+    def queue(self) -> Shape:
+        """Counts by status, `events` that wait to become calls, and `paused`."""
+        result: Shape = self._client.call("queue_get")
+        return result
+
+    def pause(self, paused: bool) -> Shape:
+        result: Shape = self._client.call("queue_update", json={"paused": paused})
+        return result
+
+    def claim(self, owner: str, *, lease: float, wait: float) -> Shape | None:
+        result: Shape | None = self._client.call(
+            "call_claim", json={"owner": owner, "lease": lease, "wait": wait}
+        )
+        return result
+
+    def renew(self, call: str, owner: str, *, lease: float, progress: float | None = None) -> bool:
+        """Whether to go on with the call."""
+        body = {"owner": owner, "lease": lease, **({} if progress is None else {"progress": progress})}
+        return bool(self._client.call("call_renew", call=call, json=body)["go_on"])
+
+    def release(
+        self,
+        call: str,
+        owner: str,
+        *,
+        status: str | None = None,
+        message: str | None = None,
+        delay: float | None = None,
+    ) -> Shape:
+        """Done with a call whose job is open: settled as `status`, or to be taken up again after `delay` seconds."""
+        given = {"owner": owner, "status": status, "message": message, "delay": delay}
+        result: Shape = self._client.call(
+            "call_release", call=call, json={k: v for k, v in given.items() if v is not None}
+        )
+        return result

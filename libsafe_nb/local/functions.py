@@ -1,0 +1,222 @@
+"""
+The REST calls about functions: published in versions that never change, one of them current.
+
+Functions run with the keys of the platform's own user, so that user and root alone publish and set them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import sqlite3
+from typing import Any
+
+from libsafe_nb.errors import LocalPlatformError
+from libsafe_nb.local import published
+from libsafe_nb.local.accounts import DEFAULT_USER
+from libsafe_nb.local.ask import Ask, Page, Problem, number, page, text
+from libsafe_nb.local.database import Database, now
+
+KINDS = ("notebook", "handler")
+KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+SETTINGS: dict[str, tuple[type, float, float]] = {
+    "concurrency": (int, 1, 1000),
+    "container_concurrency": (int, 1, 1000),
+    "attempts": (int, 1, 100),
+    "backoff": (float, 0, 3600),
+    "timeout": (float, 0.001, 30 * 86400),
+    "queue_limit": (int, 1, 1_000_000),
+}
+"""What may be set on a function: its type, least and most."""
+MAY_BE_NONE = ("concurrency", "timeout")
+_SELECT = (
+    "SELECT f.*, v.sha256, v.kind, v.name, v.title, v.description, v.parameters, v.date_create AS date_publish,"
+    " (SELECT count(*) FROM call WHERE function_id = f.id AND status = 'queued') AS queued,"
+    " (SELECT count(*) FROM call WHERE function_id = f.id AND status = 'running') AS running,"
+    " (SELECT count(*) FROM call WHERE function_id = f.id AND status = 'dead') AS dead"
+    " FROM function f JOIN function_version v ON v.function_id = f.id AND v.number = f.version"
+)
+
+
+def function_publish(ask: Ask) -> dict[str, Any]:
+    """A new version, which becomes the current one; the bytes of the current version again make none."""
+    need_operator(ask)
+    fields = ask.fields()
+    key = text(fields.get("key"), "key", most=100)
+    if not KEY.fullmatch(key):
+        raise Problem(400, f"key: expected lower-case letters, digits, '.', '_' and '-', got {key[:100]!r}")
+    data = _content(fields.get("content"))
+    kind = fields.get("kind")
+    if kind not in KINDS:
+        raise Problem(400, f"kind: expected one of {', '.join(KINDS)}, got {str(kind)[:50]!r}")
+    name = text(fields.get("name"), "name", most=200)
+    if "/" in name or name in (".", "..") or not name.isprintable():
+        raise Problem(400, f"name: expected a file's name, got {name!r}")
+    parameters = fields.get("parameters") or []
+    if not isinstance(parameters, list) or not all(isinstance(each, dict) for each in parameters):
+        raise Problem(400, "parameters: expected a list of objects")
+    told = {
+        "title": text(fields.get("title") or key, "title", most=1000),
+        "description": text(fields.get("description") or "", "description", most=100_000, empty=True),
+        "parameters": json.dumps(parameters, ensure_ascii=False),
+    }
+    try:
+        sha256 = published.keep(ask.platform.functions, data)
+    except OSError as exc:
+        raise LocalPlatformError(f"the function cannot be stored ({exc.strerror})") from exc
+    _new_version(ask, key, sha256, kind, name, told)
+    return shape(by_key(ask.db, key))
+
+
+def _content(given: Any) -> bytes:
+    if not isinstance(given, str):
+        raise Problem(400, "content: expected the file's bytes in base64")
+    try:
+        data = base64.b64decode(given, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise Problem(400, f"content: expected base64, got something else ({exc})") from exc
+    if len(data) > published.MAX_BYTES:
+        raise Problem(413, f"content: expected at most {published.MAX_BYTES} bytes, got {len(data)}")
+    return data
+
+
+def _new_version(ask: Ask, key: str, sha256: str, kind: str, name: str, told: dict[str, str]) -> None:
+    db = ask.db
+    row = db.one("SELECT * FROM function WHERE key = ?", (key,))
+    function = row["id"] if row else db.insert("function", key=key, version=1, date_create=now())
+    new = {"sha256": sha256, "kind": kind, "name": name, **told}
+    if row is not None:
+        current = version_of(db, function, row["version"])
+        if all(current[column] == value for column, value in new.items()):
+            return
+    last = db.one("SELECT max(number) FROM function_version WHERE function_id = ?", (function,))[0]
+    db.insert(
+        "function_version",
+        function_id=function,
+        number=(last or 0) + 1,
+        user_id=ask.user.id,
+        date_create=now(),
+        **new,
+    )
+    db.execute("UPDATE function SET version = ? WHERE id = ?", ((last or 0) + 1, function))
+
+
+def function_list(ask: Ask) -> Page:
+    limit = ask.limit()
+    rows = ask.db.all(f"{_SELECT} WHERE f.id > ? ORDER BY f.id LIMIT ?", (ask.after_id(), limit + 1))
+    return page(rows, limit, lambda row: row["id"], shape)
+
+
+def function_get(ask: Ask) -> dict[str, Any]:
+    return shape(asked(ask))
+
+
+def function_update(ask: Ask) -> dict[str, Any]:
+    """Any of `enabled`, `paused`, `version` (an existing number: going back, or forth) and the settings."""
+    need_operator(ask)
+    function, fields = asked(ask), ask.fields()
+    changes: dict[str, Any] = {}
+    for name in ("enabled", "paused"):
+        if name in fields:
+            if not isinstance(fields[name], bool):
+                raise Problem(400, f"{name}: expected true or false, got {str(fields[name])[:50]!r}")
+            changes[name] = fields[name]
+    if "version" in fields:
+        changes["version"] = version_of(ask.db, function["id"], number(fields["version"], name="version"))[
+            "number"
+        ]
+    for name, (kind, least, most) in SETTINGS.items():
+        if name in fields:
+            changes[name] = _setting(name, fields[name], kind, least, most)
+    for name, value in changes.items():
+        ask.db.execute(f"UPDATE function SET {name} = ? WHERE id = ?", (value, function["id"]))  # noqa: S608 - our names
+    return shape(by_key(ask.db, function["key"]))
+
+
+def _setting(name: str, value: Any, kind: type, least: float, most: float) -> Any:
+    if value is None and name in MAY_BE_NONE:
+        return None
+    right = isinstance(value, int) if kind is int else isinstance(value, (int, float))
+    if isinstance(value, bool) or not right or not least <= value <= most:
+        raise Problem(400, f"{name}: expected a number from {least:g} to {most:g}, got {str(value)[:50]!r}")
+    return kind(value)
+
+
+def function_versions(ask: Ask) -> list[dict[str, Any]]:
+    """Newest first."""
+    function = asked(ask)
+    rows = ask.db.all(
+        "SELECT * FROM function_version WHERE function_id = ? ORDER BY number DESC", (function["id"],)
+    )
+    return [{**version_shape(row), "current": row["number"] == function["version"]} for row in rows]
+
+
+def function_content(ask: Ask) -> dict[str, Any]:
+    """The bytes of one version in base64, after they were compared with their digest."""
+    row = version_of(ask.db, asked(ask)["id"], number(ask.path["number"], name="version"))
+    data = published.read(ask.platform.functions, row["sha256"])
+    return {**version_shape(row), "content": base64.b64encode(data).decode()}
+
+
+# For the other calls --------------------------------------------------------------------------------------------
+
+
+def need_operator(ask: Ask) -> None:
+    if not (ask.user.root or ask.user.id == DEFAULT_USER):
+        raise Problem(
+            403,
+            "functions run with the keys of the platform's own user, who alone sets them (or the root key)",
+        )
+
+
+def asked(ask: Ask) -> sqlite3.Row:
+    """The function of the path, by its key."""
+    return by_key(ask.db, ask.path["function"])
+
+
+def by_key(db: Database, key: str) -> sqlite3.Row:
+    row: sqlite3.Row | None = db.one(f"{_SELECT} WHERE f.key = ?", (key,))
+    if row is None:
+        raise Problem(404, f"there is no function {key[:100]!r}")
+    return row
+
+
+def version_of(db: Database, function: int, wanted: int) -> sqlite3.Row:
+    row: sqlite3.Row | None = db.one(
+        "SELECT * FROM function_version WHERE function_id = ? AND number = ?", (function, wanted)
+    )
+    if row is None:
+        raise Problem(404, f"the function has no version {wanted}")
+    return row
+
+
+def version_shape(row: sqlite3.Row) -> dict[str, Any]:
+    return {
+        "number": row["number"],
+        "sha256": row["sha256"],
+        "kind": row["kind"],
+        "name": row["name"],
+        "title": row["title"],
+        "description": row["description"],
+        "parameters": json.loads(row["parameters"]),
+        "user_id": str(row["user_id"]),
+        "date_create": row["date_create"],
+    }
+
+
+def shape(row: sqlite3.Row) -> dict[str, Any]:
+    return {
+        "id": str(row["id"]),
+        "key": row["key"],
+        "version": row["version"],
+        "enabled": bool(row["enabled"]),
+        "paused": bool(row["paused"]),
+        **{name: row[name] for name in ("sha256", "kind", "name", "title", "description")},
+        "parameters": json.loads(row["parameters"]),
+        **{name: row[name] for name in SETTINGS},
+        **{name: row[name] for name in ("queued", "running", "dead")},
+        "date_create": row["date_create"],
+        "date_publish": row["date_publish"],
+    }

@@ -1,0 +1,319 @@
+"""
+The queue's rows: calls that are made, given to workers, settled, tried again or given up.
+
+    queued ─ claim ─▶ running ─┬─▶ completed · failed · cancelled      as its job ended
+       ▲                       └─▶ errored ─┬─▶ queued, later, with a new job
+       └──── requeue ──── dead ◀────────────┘   dead after the function's number of attempts
+
+A call has a job from the beginning, made in one transaction with it, and a new one for each further attempt, since a job
+that has ended stays ended. How a call ends is read off the job's end, in the transaction that ends it: who ends the job
+(the worker, a recovery, a user who cancels) need not know of calls. A run that was not executed says so in the job's
+result, and that alone is tried again; a function that failed has its answer.
+
+Times are seconds since 1970, and given: nothing here looks at a clock.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from libsafe_nb.local.database import Database, now
+
+WAITING, RUNNING = "queued", "running"
+ENDED = ("completed", "failed", "cancelled", "dead")
+STATUSES = (WAITING, RUNNING, *ENDED)
+LONGEST_BACKOFF = 3600.0
+PAUSED = "queue_paused"
+"""The fact that says that the whole queue is paused."""
+
+ERRORED = "errored"
+JOB_ENDS = {"COMPLETED": "completed", "CANCELLED": "cancelled"}
+
+
+@dataclass(frozen=True)
+class Order:
+    """
+    A call to be made.
+
+    Attributes
+    ----------
+    trigger
+        As the payload tells it: `id`, `type`, `regex`.
+    ancestors
+        The functions whose jobs led to it, each once, the oldest first.
+    """
+
+    function: int
+    container: int
+    user: int
+    trigger: dict[str, str]
+    trigger_id: int | None = None
+    file_ids: Sequence[int] = ()
+    file_paths: Sequence[str] = ()
+    params: dict[str, Any] = field(default_factory=dict)
+    version: int | None = None
+    priority: int = 0
+    ancestors: str = "[]"
+    depth: int = 0
+    cause_job: int | None = None
+    parent_job: int | None = None
+
+
+def make(db: Database, order: Order) -> int:
+    """A call with its job, QUEUED; within the caller's transaction."""
+    call = db.insert(
+        "call",
+        function_id=order.function,
+        trigger_id=order.trigger_id,
+        trigger=json.dumps(order.trigger),
+        container_id=order.container,
+        user_id=order.user,
+        files=json.dumps({"ids": [str(each) for each in order.file_ids], "paths": list(order.file_paths)}),
+        params=json.dumps(order.params, ensure_ascii=False),
+        version=order.version,
+        status=WAITING,
+        job_id=_job(db, order.function, order.container, order.user, order.parent_job),
+        priority=order.priority,
+        ancestors=order.ancestors,
+        depth=order.depth,
+        cause_job=order.cause_job,
+        date_create=now(),
+    )
+    _link(db, call, order.file_ids)
+    return call
+
+
+def _job(db: Database, function: int, container: int, user: int, parent: int | None) -> int:
+    about = db.one(
+        "SELECT f.key, v.title FROM function f JOIN function_version v"
+        " ON v.function_id = f.id AND v.number = f.version WHERE f.id = ?",
+        (function,),
+    )
+    return db.insert(
+        "job",
+        container_id=container,
+        user_id=user,
+        function_id=str(function),
+        function_key=about["key"],
+        name=about["title"],
+        parent_id=parent,
+        status="QUEUED",
+        date_create=now(),
+    )
+
+
+def _link(db: Database, call: int, file_ids: Sequence[int]) -> None:
+    job = db.one("SELECT job_id FROM call WHERE id = ?", (call,))[0]
+    db.execute("UPDATE job SET call_id = ? WHERE id = ?", (call, job))
+    db.connection.executemany(
+        "INSERT OR IGNORE INTO job_file VALUES (?, ?)", [(job, file) for file in file_ids]
+    )
+
+
+def find(db: Database, call: int) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = db.one("SELECT * FROM call WHERE id = ?", (call,))
+    return row
+
+
+# Giving out ----------------------------------------------------------------------------------------------------------
+
+
+def claim(db: Database, owner: str, lease: float, at: float) -> sqlite3.Row | None:
+    """
+    A call for this worker, leased until `at + lease`: its own if it holds one (the answer was lost), one whose lease
+    has ended, or the next that waits and may run.
+    """
+    held = db.one("SELECT * FROM call WHERE status = ? AND lease_owner = ?", (RUNNING, owner))
+    if held is not None:
+        return _leased(db, held, owner, lease, at)
+    left = db.one(
+        "SELECT * FROM call WHERE status = ? AND lease_until <= ? ORDER BY id LIMIT 1", (RUNNING, at)
+    )
+    if left is not None:
+        return _taken_up(db, left, owner, lease, at)
+    row = _next(db, at)
+    if row is None:
+        return None
+    version = row["version"]
+    if version is None:
+        version = db.one("SELECT version FROM function WHERE id = ?", (row["function_id"],))[0]
+    db.execute(
+        "UPDATE call SET status = ?, attempts = attempts + 1, ran = ?, error = NULL WHERE id = ?",
+        (RUNNING, version, row["id"]),
+    )
+    return _leased(db, row, owner, lease, at)
+
+
+def _taken_up(db: Database, row: sqlite3.Row, owner: str, lease: float, at: float) -> sqlite3.Row | None:
+    """A call whose worker died. One that has not even begun its run counts as an attempt: it may be what kills them."""
+    begun = db.one("SELECT status FROM job WHERE id = ?", (row["job_id"],))[0] != "QUEUED"
+    if not begun:
+        db.execute("UPDATE call SET attempts = attempts + 1 WHERE id = ?", (row["id"],))
+        if row["attempts"] >= _function(db, row)["attempts"]:
+            end_job(db, row["job_id"], "FAILED", ERRORED, "the worker died before the run began", at)
+            return None
+    return _leased(db, row, owner, lease, at)
+
+
+def _leased(db: Database, row: sqlite3.Row, owner: str, lease: float, at: float) -> sqlite3.Row | None:
+    db.execute(
+        "UPDATE call SET lease_owner = ?, lease_until = ? WHERE id = ?", (owner, at + lease, row["id"])
+    )
+    return find(db, row["id"])
+
+
+def _next(db: Database, at: float) -> sqlite3.Row | None:
+    """Of all functions that may run another one: the call of the highest priority, then the oldest."""
+    if db.fact(PAUSED):
+        return None
+    running: dict[int, int] = {}
+    busy: dict[int, int] = {}
+    for row in db.all("SELECT function_id, container_id FROM call WHERE status = ?", (RUNNING,)):
+        running[row["function_id"]] = running.get(row["function_id"], 0) + 1
+        busy[row["container_id"]] = busy.get(row["container_id"], 0) + 1
+    best: sqlite3.Row | None = None
+    for function in db.all(
+        "SELECT * FROM function f WHERE enabled AND NOT paused"
+        " AND EXISTS (SELECT 1 FROM call WHERE status = ? AND function_id = f.id)",
+        (WAITING,),
+    ):
+        if function["concurrency"] is not None and running.get(function["id"], 0) >= function["concurrency"]:
+            continue
+        full = [each for each, count in busy.items() if count >= function["container_concurrency"]]
+        marks = ", ".join("?" * len(full))
+        found = db.one(
+            "SELECT * FROM call WHERE status = ? AND function_id = ? AND not_before <= ?"  # noqa: S608 - marks only
+            f" AND container_id NOT IN ({marks}) ORDER BY priority DESC, id LIMIT 1",
+            (WAITING, function["id"], at, *full),
+        )
+        if found is not None and (best is None or _rank(found) < _rank(best)):
+            best = found
+    return best
+
+
+def _rank(row: sqlite3.Row) -> tuple[int, int]:
+    return -row["priority"], row["id"]
+
+
+def work_waits(db: Database, at: float) -> bool:
+    """Whether a claim would be answered with a call."""
+    left = db.one("SELECT 1 FROM call WHERE status = ? AND lease_until <= ?", (RUNNING, at))
+    return left is not None or _next(db, at) is not None
+
+
+def renew(db: Database, call: sqlite3.Row, owner: str, lease: float, at: float) -> bool:
+    """Whether the worker is to go on; False when the call was cancelled, or is another's by now."""
+    if call["status"] != RUNNING or call["lease_owner"] != owner:
+        return False
+    # A lease is only written anew when half of it is over: most renewals write nothing.
+    if call["lease_until"] - at < lease / 2:
+        db.execute("UPDATE call SET lease_until = ? WHERE id = ?", (at + lease, call["id"]))
+    return True
+
+
+def let_go(db: Database, call: sqlite3.Row, at: float) -> None:
+    """The worker is done with a run whose job is still open, as its evidence waits: taken up again at this time."""
+    db.execute("UPDATE call SET lease_owner = NULL, lease_until = ? WHERE id = ?", (at, call["id"]))
+
+
+def worker_died(db: Database, pid: int) -> None:
+    """What a worker of ours held is free at once: it is known to be dead."""
+    db.execute(
+        "UPDATE call SET lease_owner = NULL, lease_until = 0 WHERE status = ? AND lease_owner LIKE ?",
+        (RUNNING, f"{pid}/%"),
+    )
+
+
+def abandon_leases(db: Database) -> None:
+    """At the platform's start: the workers of the one before died with it, which was no fault of their calls."""
+    db.execute(
+        "UPDATE call SET lease_owner = NULL, lease_until = 0, attempts = max(0, attempts - 1) WHERE status = ?",
+        (RUNNING,),
+    )
+
+
+# Settling ------------------------------------------------------------------------------------------------------------
+
+
+def job_ended(db: Database, job: int, at: float) -> None:
+    """Settle the call whose job has just ended; nothing for a job that is no call's, or no more."""
+    row = db.one("SELECT call_id, status, result FROM job WHERE id = ?", (job,))
+    call = find(db, row["call_id"]) if row["call_id"] is not None else None
+    if call is None or call["job_id"] != job or call["status"] in ENDED:
+        return
+    result = json.loads(row["result"]) if row["result"] else {}
+    result = result if isinstance(result, dict) else {}
+    status, error = JOB_ENDS.get(row["status"], "failed"), _sentence(result)
+    if status == "failed" and result.get("status") == ERRORED:
+        _errored(db, call, error, at)
+        return
+    _end(db, call, status, error if status != "completed" else None)
+
+
+def _sentence(result: dict[str, Any]) -> str | None:
+    error = result.get("error")
+    if not isinstance(error, dict):
+        return None
+    return f"{error.get('type')}: {error.get('message')}"[:2000]
+
+
+def _errored(db: Database, call: sqlite3.Row, error: str | None, at: float) -> None:
+    function = _function(db, call)
+    if call["attempts"] >= function["attempts"]:
+        _end(db, call, "dead", error)
+        return
+    # An attempt that the platform itself broke off is not counted, and need not wait.
+    wait = function["backoff"] * 2 ** (call["attempts"] - 1) if call["attempts"] else 0.0
+    again(db, call, at + min(wait, LONGEST_BACKOFF), error)
+
+
+def again(db: Database, call: sqlite3.Row, not_before: float, error: str | None = None) -> None:
+    """Back into the queue, with a new job."""
+    db.execute(
+        "UPDATE call SET status = ?, job_id = ?, not_before = ?, lease_owner = NULL, lease_until = NULL, error = ?,"
+        " date_end = NULL WHERE id = ?",
+        (
+            WAITING,
+            _job(db, call["function_id"], call["container_id"], call["user_id"], call["job_id"]),
+            not_before,
+            error,
+            call["id"],
+        ),
+    )
+    _link(db, call["id"], [int(each) for each in json.loads(call["files"])["ids"]])
+
+
+def requeue(db: Database, call: sqlite3.Row, at: float) -> None:
+    """A call that has ended, once more, with all its attempts."""
+    again(db, call, at)
+    db.execute("UPDATE call SET attempts = 0 WHERE id = ?", (call["id"],))
+
+
+def _end(db: Database, call: sqlite3.Row, status: str, error: str | None) -> None:
+    db.execute(
+        "UPDATE call SET status = ?, error = ?, lease_owner = NULL, lease_until = NULL, date_end = ? WHERE id = ?",
+        (status, error, now(), call["id"]),
+    )
+
+
+def end_job(db: Database, job: int, status: str, outcome: str, message: str, at: float) -> None:
+    """End a job on its call's behalf, with a message that says why, and settle the call."""
+    moment = now()
+    result = {"status": outcome, "error": {"type": "Queue", "message": message, "cell_id": None}}
+    kind = "INFO" if status == "CANCELLED" else "ERROR"
+    db.insert("message", job_id=job, type=kind, message=message, date_create=moment)
+    db.execute(
+        "UPDATE job SET status = ?, result = ?, date_start = coalesce(date_start, ?), date_end = ?"
+        " WHERE id = ? AND status IN ('QUEUED', 'RUNNING')",
+        (status, json.dumps(result), moment, moment, job),
+    )
+    job_ended(db, job, at)
+
+
+def _function(db: Database, call: sqlite3.Row) -> sqlite3.Row:
+    row: sqlite3.Row = db.one("SELECT * FROM function WHERE id = ?", (call["function_id"],))
+    return row

@@ -1,0 +1,269 @@
+"""The REST calls about the queue: calls on demand, what waits and what ran. What workers ask is in `workercalls`."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from typing import Any
+
+from libsafe_nb.local import files, firing, functions, queue
+from libsafe_nb.local.accounts import DEFAULT_USER
+from libsafe_nb.local.ask import Ask, Page, Problem, number, page, text
+from libsafe_nb.local.triggers import ON_DEMAND
+
+MAX_FILES = 100_000
+"""Of one call on demand."""
+MAX_DEPTH = 16
+"""How deep functions may call each other."""
+RETRY_AFTER = 5
+_SELECT = "SELECT c.*, f.key FROM call c JOIN function f ON f.id = c.function_id"
+
+
+# On demand -----------------------------------------------------------------------------------------------------------
+
+
+def call_create(ask: Ask) -> dict[str, Any]:
+    """
+    Queue one call: `container_id`, and perhaps `file_ids`, `paths` (a folder stands for all in it), `params`, `version`
+    and `priority`. 429 when too many wait already.
+    """
+    function, fields = functions.asked(ask), ask.fields()
+    if not function["enabled"]:
+        raise Problem(409, f"function {function['key']} is disabled")
+    container = ask.container(number(fields.get("container_id"), name="container_id"))["id"]
+    if (
+        ask.db.one("SELECT 1 FROM access WHERE user_id = ? AND container_id = ?", (DEFAULT_USER, container))
+        is None
+    ):
+        raise Problem(
+            403, f"container {container}: the platform's own user, as whom functions run, may not work there"
+        )
+    if function["queued"] >= function["queue_limit"]:
+        raise Problem(
+            429,
+            f"{function['queued']} calls of {function['key']} wait already; try again later",
+            retry_after=RETRY_AFTER,
+        )
+    version = fields.get("version")
+    if version is not None:
+        version = functions.version_of(ask.db, function["id"], number(version, name="version"))["number"]
+    lineage, depth = firing.ancestry(ask.db, ask.job), _depth(ask)
+    chosen = _files(ask, container, fields)
+    trigger = ask.db.one(
+        "SELECT * FROM function_trigger WHERE function_id = ? AND type = ? AND enabled"
+        " AND (container_id IS NULL OR container_id = ?) ORDER BY id LIMIT 1",
+        (function["id"], ON_DEMAND, container),
+    )
+    params = {} if fields.get("params") is None else fields["params"]
+    if not isinstance(params, dict):
+        raise Problem(400, "params: expected an object")
+    call = queue.make(
+        ask.db,
+        queue.Order(
+            function["id"],
+            container,
+            ask.user.id,
+            {"id": str(trigger["id"]) if trigger else "0", "type": ON_DEMAND, "regex": ""},
+            trigger_id=trigger["id"] if trigger else None,
+            file_ids=list(chosen),
+            file_paths=list(chosen.values()),
+            params={**(json.loads(trigger["params"]) if trigger else {}), **params},
+            version=version,
+            priority=_priority(fields.get("priority", 0)),
+            ancestors=json.dumps(lineage),
+            depth=depth,
+            cause_job=ask.job,
+            parent_job=ask.job,
+        ),
+    )
+    return by_id(ask, call)
+
+
+def _depth(ask: Ask) -> int:
+    row = None if ask.job is None else ask.db.one("SELECT call_id FROM job WHERE id = ?", (ask.job,))
+    call = queue.find(ask.db, row["call_id"]) if row is not None and row["call_id"] is not None else None
+    depth = 0 if call is None else call["depth"] + 1
+    if depth > MAX_DEPTH:
+        raise Problem(409, f"functions call each other {MAX_DEPTH} deep already; this one is not started")
+    return depth
+
+
+def _priority(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not -100 <= value <= 100:
+        raise Problem(400, f"priority: expected a number from -100 to 100, got {str(value)[:50]!r}")
+    return value
+
+
+def _files(ask: Ask, container: int, fields: dict[str, Any]) -> dict[int, str]:
+    """The chosen files' paths by id, in the given order."""
+    found: dict[int, str] = {}
+    for name in ("file_ids", "paths"):
+        given = fields.get(name) or []
+        if not isinstance(given, list):
+            raise Problem(400, f"{name}: expected a list")
+        for each in given:
+            for row in _chosen(ask, container, name, each):
+                found[row["id"]] = "/" + row["path"]
+                if len(found) > MAX_FILES:
+                    raise Problem(413, f"a call takes {MAX_FILES} files at most; make several")
+    return found
+
+
+def _chosen(ask: Ask, container: int, name: str, value: Any) -> list[sqlite3.Row]:
+    if name == "file_ids":
+        row = ask.file(number(value, name=name))
+        if row["container_id"] != container:
+            raise Problem(400, f"{name}: file {row['id']} is not in container {container}")
+    else:
+        path = text(value, name).strip("/")
+        if not path:
+            return _below(ask, container, "")
+        found = files.find(ask.db, container, path)
+        if found is None or found["deleted"]:
+            raise Problem(404, f"container {container} has no file or folder {path}")
+        row = found
+    return _below(ask, container, row["path"]) if row["type"] == "FOLDER" else [row]
+
+
+def _below(ask: Ask, container: int, path: str) -> list[sqlite3.Row]:
+    low, high = files.below(path) if path else ("", "\U0010ffff")
+    return ask.db.all(
+        "SELECT id, path FROM file WHERE container_id = ? AND path >= ? AND path < ? AND type = 'FILE'"
+        " AND NOT deleted AND path NOT LIKE 'provenance/%' ORDER BY path LIMIT ?",
+        (container, low, high, MAX_FILES + 1),
+    )
+
+
+def call_list(ask: Ask) -> Page:
+    """By `status`, `function` and `container_id`; the newest first with `order=newest`."""
+    limit = ask.limit()
+    newest = ask.query.get("order") == "newest"
+    conditions, values = ["c.id > ?"], [ask.after_id()]
+    if newest:
+        conditions = ["c.id < ?"]
+        values = [ask.after_id() or 2**62]
+    bound: list[Any] = list(values)
+    if not ask.user.root:
+        conditions.append("c.container_id IN (SELECT container_id FROM access WHERE user_id = ?)")
+        bound.append(ask.user.id)
+    if "status" in ask.query:
+        if ask.query["status"] not in queue.STATUSES:
+            raise Problem(
+                400, f"status: expected one of {', '.join(queue.STATUSES)}, got {ask.query['status'][:50]!r}"
+            )
+        conditions.append("c.status = ?")
+        bound.append(ask.query["status"])
+    if "function" in ask.query:
+        conditions.append("c.function_id = ?")
+        bound.append(functions.by_key(ask.db, ask.query["function"])["id"])
+    if "container_id" in ask.query:
+        conditions.append("c.container_id = ?")
+        bound.append(ask.container(number(ask.query["container_id"], name="container_id"))["id"])
+    rows = ask.db.all(
+        f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY c.id {'DESC' if newest else 'ASC'} LIMIT ?",
+        [*bound, limit + 1],
+    )
+    return page(rows, limit, lambda row: row["id"], shape)
+
+
+def call_get(ask: Ask) -> dict[str, Any]:
+    """With the ids of its files and its parameters, which a list leaves out."""
+    row = find(ask)
+    return {**shape(row), "file_ids": json.loads(row["files"])["ids"], "params": json.loads(row["params"])}
+
+
+def call_update(ask: Ask) -> dict[str, Any]:
+    """`priority`, or `status: "cancelled"`: one that waits never runs, one that runs is told within seconds."""
+    call, fields = find(ask), ask.fields()
+    if "priority" in fields:
+        ask.db.execute(
+            "UPDATE call SET priority = ? WHERE id = ?", (_priority(fields["priority"]), call["id"])
+        )
+    if "status" in fields:
+        if fields["status"] != "cancelled":
+            raise Problem(400, f"status: expected cancelled, got {str(fields['status'])[:50]!r}")
+        if call["status"] in queue.ENDED and call["status"] != "cancelled":
+            raise Problem(409, f"call {call['id']} has ended as {call['status']}")
+        if call["status"] not in queue.ENDED:
+            queue.end_job(
+                ask.db, call["job_id"], "CANCELLED", "cancelled", "the call was cancelled", time.time()
+            )
+    return by_id(ask, call["id"])
+
+
+def call_requeue(ask: Ask) -> dict[str, Any]:
+    """Once more, with a new job and all its attempts: one that is dead, failed or cancelled."""
+    functions.need_operator(ask)
+    call = find(ask)
+    if call["status"] not in ("dead", "failed", "cancelled"):
+        raise Problem(
+            409,
+            f"call {call['id']} is {call['status']}; only one that is dead, failed or cancelled is queued again",
+        )
+    queue.requeue(ask.db, call, time.time())
+    return by_id(ask, call["id"])
+
+
+# The queue as a whole ------------------------------------------------------------------------------------------------
+
+
+def queue_get(ask: Ask) -> dict[str, Any]:
+    """How many calls are in each state, how many events wait to become calls, and whether the queue is paused."""
+    counts = dict(ask.db.all("SELECT status, count(*) FROM call GROUP BY status"))
+    oldest = ask.db.one("SELECT min(date_create) FROM call WHERE status = 'queued'")[0]
+    return {
+        **{status: counts.get(status, 0) for status in queue.STATUSES},
+        "events": ask.db.one("SELECT count(*) FROM event")[0],
+        "oldest_queued": oldest,
+        "paused": bool(ask.db.fact(queue.PAUSED)),
+    }
+
+
+def queue_update(ask: Ask) -> dict[str, Any]:
+    """`paused`: no further call is started; what runs ends, what comes waits."""
+    functions.need_operator(ask)
+    paused = ask.fields().get("paused")
+    if not isinstance(paused, bool):
+        raise Problem(400, f"paused: expected true or false, got {str(paused)[:50]!r}")
+    ask.db.set_fact(queue.PAUSED, "1" if paused else "")
+    return queue_get(ask)
+
+
+# Shown --------------------------------------------------------------------------------------------------------------
+
+
+def find(ask: Ask) -> sqlite3.Row:
+    row: sqlite3.Row | None = ask.db.one(f"{_SELECT} WHERE c.id = ?", (ask.id("call"),))
+    if row is None:
+        raise Problem(404, f"there is no call {ask.path['call']}")
+    if not ask.may(row["container_id"]):
+        raise Problem(403, f"call {row['id']} belongs to a container that is not yours to work in")
+    return row
+
+
+def by_id(ask: Ask, call: int) -> dict[str, Any]:
+    return shape(ask.db.one(f"{_SELECT} WHERE c.id = ?", (call,)))
+
+
+def shape(row: sqlite3.Row) -> dict[str, Any]:
+    chosen = json.loads(row["files"])
+    return {
+        "id": str(row["id"]),
+        "function": row["key"],
+        "status": row["status"],
+        "job_id": str(row["job_id"]),
+        "container_id": str(row["container_id"]),
+        "user_id": str(row["user_id"]),
+        "trigger": json.loads(row["trigger"]),
+        "files": len(chosen["ids"]),
+        "version": row["ran"] if row["ran"] is not None else row["version"],
+        "attempts": row["attempts"],
+        "worker": row["lease_owner"],
+        "priority": row["priority"],
+        "not_before": row["not_before"],
+        "cause_job_id": None if row["cause_job"] is None else str(row["cause_job"]),
+        "error": row["error"],
+        "date_create": row["date_create"],
+        "date_end": row["date_end"],
+    }

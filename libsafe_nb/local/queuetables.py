@@ -1,0 +1,92 @@
+"""The rows of functions, triggers, events and calls: what version 2 of the schema adds."""
+
+TABLES = """
+CREATE TABLE function (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  key TEXT NOT NULL UNIQUE,
+  version INTEGER NOT NULL,            -- the current one; going back points it to an older one
+  enabled INTEGER NOT NULL DEFAULT 1,  -- 0: no event counts, nothing is started
+  paused INTEGER NOT NULL DEFAULT 0,   -- 1: calls are taken and wait
+  concurrency INTEGER,                 -- calls of it that run at once; null: as many as there are workers
+  container_concurrency INTEGER NOT NULL DEFAULT 4,  -- calls that run at once in a container for one of it to start
+  attempts INTEGER NOT NULL DEFAULT 3, -- of a call that could not be executed
+  backoff REAL NOT NULL DEFAULT 5,     -- seconds before the second attempt, doubled for each further one
+  timeout REAL,                        -- seconds of one execution
+  queue_limit INTEGER NOT NULL DEFAULT 1000,  -- waiting calls beyond which one on demand is refused for now
+  date_create TEXT NOT NULL
+);
+CREATE TABLE function_version (  -- never changed; the bytes lie in ROOT/functions under their digest
+  function_id INTEGER NOT NULL REFERENCES function(id),
+  number INTEGER NOT NULL,
+  sha256 TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  name TEXT NOT NULL,
+  title TEXT NOT NULL,
+  description TEXT NOT NULL,
+  parameters TEXT NOT NULL,
+  user_id INTEGER NOT NULL REFERENCES user(id),
+  date_create TEXT NOT NULL,
+  PRIMARY KEY (function_id, number)
+) WITHOUT ROWID;
+
+CREATE TABLE function_trigger (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  function_id INTEGER NOT NULL REFERENCES function(id),
+  type TEXT NOT NULL,
+  container_id INTEGER REFERENCES container(id),  -- null: any
+  path_regex TEXT,
+  name_regex TEXT,
+  mime TEXT,
+  size_min INTEGER,
+  size_max INTEGER,
+  schedule TEXT,
+  batch_files INTEGER NOT NULL DEFAULT 100,
+  batch_seconds REAL NOT NULL DEFAULT 1,
+  params TEXT NOT NULL DEFAULT '{}',
+  enabled INTEGER NOT NULL DEFAULT 1,
+  next_due REAL,  -- of a clock trigger
+  date_create TEXT NOT NULL
+);
+CREATE INDEX trigger_type ON function_trigger (type, enabled);
+
+CREATE TABLE event (  -- what has happened and is in no call yet
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  trigger_id INTEGER NOT NULL REFERENCES function_trigger(id) ON DELETE CASCADE,
+  container_id INTEGER NOT NULL,
+  file_id INTEGER NOT NULL,
+  ancestors TEXT NOT NULL,  -- functions whose jobs led to it, as a JSON list in order
+  cause_job INTEGER,
+  at REAL NOT NULL
+);
+CREATE INDEX event_group ON event (trigger_id, container_id, ancestors);
+
+CREATE TABLE call (  -- one execution that is to be, is, or was
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  function_id INTEGER NOT NULL REFERENCES function(id),
+  trigger_id INTEGER,
+  trigger TEXT NOT NULL,     -- as the payload tells it
+  container_id INTEGER NOT NULL REFERENCES container(id),
+  user_id INTEGER NOT NULL REFERENCES user(id),
+  files TEXT NOT NULL,       -- {"ids", "paths"}
+  params TEXT NOT NULL,
+  version INTEGER,           -- that was asked for; null: the current one when it starts
+  ran INTEGER,               -- the version of the last attempt
+  status TEXT NOT NULL,
+  job_id INTEGER NOT NULL REFERENCES job(id),  -- of the current or last attempt
+  attempts INTEGER NOT NULL DEFAULT 0,
+  priority INTEGER NOT NULL DEFAULT 0,
+  not_before REAL NOT NULL DEFAULT 0,
+  lease_owner TEXT,
+  lease_until REAL,
+  ancestors TEXT NOT NULL DEFAULT '[]',
+  depth INTEGER NOT NULL DEFAULT 0,
+  cause_job INTEGER,
+  error TEXT,
+  date_create TEXT NOT NULL,
+  date_end TEXT
+);
+CREATE INDEX call_queue ON call (status, function_id, priority DESC, id);
+CREATE INDEX call_trigger ON call (trigger_id, status);
+ALTER TABLE job ADD COLUMN call_id INTEGER;
+CREATE INDEX job_call ON job (call_id) WHERE call_id IS NOT NULL;
+"""

@@ -1,0 +1,71 @@
+"""
+Clock triggers: when they are due, and firing them once.
+
+Firing moves `next_due` in the transaction that makes the call, so no restart fires twice. Times are UTC.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from libsafe_nb.local import queue
+from libsafe_nb.local.accounts import DEFAULT_USER
+from libsafe_nb.local.database import Database
+
+FIXED = {"minute": "* * * * *", "hour": "0 * * * *", "day": "0 0 * * *"}
+CLOCK_TYPES = (*FIXED, "cron")
+
+
+def after(kind: str, given: str | None, at: float) -> float:
+    """
+    The first time after `at` that the schedule names.
+
+    Raises
+    ------
+    ValueError
+        It is no schedule, or names a day that never comes.
+    """
+    # Imported here: a platform without clock triggers starts without it.
+    from cronsim import CronSim, CronSimError
+
+    try:
+        return next(CronSim(FIXED.get(kind) or given or "", datetime.fromtimestamp(at, UTC))).timestamp()
+    except (CronSimError, StopIteration) as exc:
+        raise ValueError(str(exc) or "it names no time") from exc
+
+
+def fire_due(db: Database, at: float) -> int:
+    """
+    Fire what is due; answers how many calls were made.
+
+    One call for any number of times that were missed, and none while the one before still waits: a function that checks
+    something every minute has no use for a hundred checks at once.
+    """
+    due = db.all(
+        "SELECT t.*, f.enabled AS wanted FROM function_trigger t JOIN function f ON f.id = t.function_id"
+        " WHERE t.enabled AND t.next_due <= ?",
+        (at,),
+    )
+    made = 0
+    for row in due:
+        with db.transaction():
+            db.execute(
+                "UPDATE function_trigger SET next_due = ? WHERE id = ?",
+                (after(row["type"], row["schedule"], at), row["id"]),
+            )
+            waits = db.one("SELECT 1 FROM call WHERE trigger_id = ? AND status = 'queued'", (row["id"],))
+            if row["wanted"] and waits is None:
+                made += 1
+                queue.make(
+                    db,
+                    queue.Order(
+                        row["function_id"],
+                        row["container_id"],
+                        DEFAULT_USER,
+                        {"id": str(row["id"]), "type": row["type"], "regex": ""},
+                        trigger_id=row["id"],
+                        params=json.loads(row["params"]),
+                    ),
+                )
+    return made

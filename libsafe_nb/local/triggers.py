@@ -1,0 +1,166 @@
+"""The REST calls about triggers: which happenings, in which files or at which times, start a function."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import time
+from typing import Any
+
+from libsafe_nb.local import schedule
+from libsafe_nb.local.ask import Ask, Page, Problem, number, page, text
+from libsafe_nb.local.database import now
+from libsafe_nb.local.firing import FILE_TYPES
+from libsafe_nb.local.functions import by_key, need_operator
+from libsafe_nb.local.schedule import CLOCK_TYPES
+
+ON_DEMAND = "on_demand"
+TYPES = (*FILE_TYPES, *CLOCK_TYPES, ON_DEMAND)
+FILTERS = ("path_regex", "name_regex", "mime", "size_min", "size_max")
+_SELECT = "SELECT t.*, f.key FROM function_trigger t JOIN function f ON f.id = t.function_id"
+
+
+def trigger_create(ask: Ask) -> dict[str, Any]:
+    need_operator(ask)
+    fields = ask.fields()
+    kind = fields.get("type")
+    if kind not in TYPES:
+        raise Problem(400, f"type: expected one of {', '.join(TYPES)}, got {str(kind)[:50]!r}")
+    function = by_key(ask.db, text(fields.get("function"), "function", most=100))
+    container = fields.get("container_id")
+    if container is not None:
+        container = ask.container(number(container, name="container_id"))["id"]
+    elif kind in CLOCK_TYPES:
+        raise Problem(
+            400, f"container_id: a trigger of type {kind} needs the container that its jobs belong to"
+        )
+    params = {} if fields.get("params") is None else fields["params"]
+    if not isinstance(params, dict):
+        raise Problem(400, "params: expected an object")
+    filters = _filters(fields, kind)
+    trigger = ask.db.insert(
+        "function_trigger",
+        function_id=function["id"],
+        type=kind,
+        container_id=container,
+        **filters,
+        **_times(fields, kind),
+        params=json.dumps(params, ensure_ascii=False),
+        date_create=now(),
+    )
+    return shape(_by_id(ask, trigger))
+
+
+def _filters(fields: dict[str, Any], kind: str) -> dict[str, Any]:
+    if kind not in FILE_TYPES:
+        for name in (*FILTERS, "batch_files", "batch_seconds"):
+            if fields.get(name) is not None:
+                raise Problem(400, f"{name}: a trigger of type {kind} has no files to choose from")
+        return {}
+    found: dict[str, Any] = {}
+    for name in ("path_regex", "name_regex"):
+        if fields.get(name):
+            found[name] = text(fields[name], name, most=1000)
+            try:
+                re.compile(found[name])
+            except (re.error, RecursionError, OverflowError) as exc:
+                raise Problem(
+                    400, f"{name}: expected a regular expression, got {found[name][:100]!r} ({exc})"
+                ) from exc
+    if fields.get("mime"):
+        found["mime"] = text(fields["mime"], "mime", most=255).lower()
+    for name in ("size_min", "size_max"):
+        if fields.get(name) is not None:
+            found[name] = number(fields[name], name=name)
+    found["batch_files"] = _bounded(fields, "batch_files", 100, 1, 10_000)
+    found["batch_seconds"] = _bounded(fields, "batch_seconds", 1, 0, 3600)
+    return found
+
+
+def _bounded(fields: dict[str, Any], name: str, default: float, least: float, most: float) -> float:
+    value = fields.get(name)
+    if value is None:
+        return default
+    whole = name == "batch_files"
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int if whole else (int, float))
+        or not least <= value <= most
+    ):
+        raise Problem(400, f"{name}: expected a number from {least:g} to {most:g}, got {str(value)[:50]!r}")
+    return float(value) if not whole else value
+
+
+def _times(fields: dict[str, Any], kind: str) -> dict[str, Any]:
+    if kind not in CLOCK_TYPES:
+        if fields.get("schedule") is not None:
+            raise Problem(400, f"schedule: a trigger of type {kind} has none; only one of type cron does")
+        return {}
+    given = text(fields.get("schedule"), "schedule", most=200) if kind == "cron" else None
+    if kind != "cron" and fields.get("schedule") is not None:
+        raise Problem(400, f"schedule: that of type {kind} is fixed; give one with type cron")
+    try:
+        return {"schedule": given, "next_due": schedule.after(kind, given, time.time())}
+    except ValueError as exc:
+        raise Problem(400, f"schedule: expected five fields as of cron, got {given!r} ({exc})") from exc
+
+
+def trigger_list(ask: Ask) -> Page:
+    limit = ask.limit()
+    clause, values = "t.id > ?", [ask.after_id()]
+    if "function" in ask.query:
+        clause += " AND t.function_id = ?"
+        values.append(by_key(ask.db, ask.query["function"])["id"])
+    rows = ask.db.all(
+        f"{_SELECT} WHERE {clause} ORDER BY t.id LIMIT ?",
+        (*values, limit + 1),
+    )
+    return page(rows, limit, lambda row: row["id"], shape)
+
+
+def trigger_get(ask: Ask) -> dict[str, Any]:
+    return shape(_by_id(ask, ask.id("trigger")))
+
+
+def trigger_update(ask: Ask) -> dict[str, Any]:
+    """`enabled`. A clock trigger that is enabled again counts from now: what it missed meanwhile was not wanted."""
+    need_operator(ask)
+    row = _by_id(ask, ask.id("trigger"))
+    enabled = ask.fields().get("enabled")
+    if not isinstance(enabled, bool):
+        raise Problem(400, f"enabled: expected true or false, got {str(enabled)[:50]!r}")
+    due = row["next_due"]
+    if enabled and not row["enabled"] and row["type"] in CLOCK_TYPES:
+        due = schedule.after(row["type"], row["schedule"], time.time())
+    ask.db.execute(
+        "UPDATE function_trigger SET enabled = ?, next_due = ? WHERE id = ?", (enabled, due, row["id"])
+    )
+    return shape(_by_id(ask, row["id"]))
+
+
+def trigger_delete(ask: Ask) -> dict[str, Any]:
+    """With the events that wait for a call of it; calls that were made stay."""
+    need_operator(ask)
+    row = _by_id(ask, ask.id("trigger"))
+    ask.db.execute("DELETE FROM function_trigger WHERE id = ?", (row["id"],))
+    return shape(row)
+
+
+def _by_id(ask: Ask, trigger: int) -> sqlite3.Row:
+    row: sqlite3.Row | None = ask.db.one(f"{_SELECT} WHERE t.id = ?", (trigger,))
+    if row is None:
+        raise Problem(404, f"there is no trigger {trigger}")
+    return row
+
+
+def shape(row: sqlite3.Row) -> dict[str, Any]:
+    columns = ("type", *FILTERS, "schedule", "batch_files", "batch_seconds", "next_due", "date_create")
+    return {
+        "id": str(row["id"]),
+        "function": row["key"],
+        "container_id": None if row["container_id"] is None else str(row["container_id"]),
+        "enabled": bool(row["enabled"]),
+        **{name: row[name] for name in columns},
+        "params": json.loads(row["params"]),
+    }

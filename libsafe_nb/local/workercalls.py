@@ -1,0 +1,111 @@
+"""The REST calls of workers: a call with a lease, a sign of life, and being done with one that did not run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+from typing import Any
+
+from libsafe_nb.local import functions, queue
+from libsafe_nb.local.ask import Ask, Problem, text
+from libsafe_nb.local.queuecalls import by_id, find, shape
+
+LOOK_SECONDS = 0.25
+"""Between two looks for a worker that waits for a call."""
+LONGEST_WAIT = 20.0
+LONGEST_LEASE = 3600.0
+
+
+async def call_claim(ask: Ask) -> dict[str, Any] | None:
+    """A call for `owner`, leased for `lease` seconds; waits up to `wait` seconds for one, then answers null."""
+    functions.need_operator(ask)
+    fields = ask.fields()
+    owner = text(fields.get("owner"), "owner", most=200)
+    lease = _seconds(fields, "lease", 60, LONGEST_LEASE)
+    deadline = time.monotonic() + _seconds(fields, "wait", 0, LONGEST_WAIT)
+    while True:
+        if queue.work_waits(ask.db, time.time()) or _holds(ask, owner):
+            with ask.db.transaction():
+                row = queue.claim(ask.db, owner, lease, time.time())
+                if row is not None:
+                    return _order(ask, row)
+        if time.monotonic() >= deadline or await ask.request.is_disconnected():
+            return None
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _holds(ask: Ask, owner: str) -> bool:
+    found = ask.db.one("SELECT 1 FROM call WHERE status = ? AND lease_owner = ?", (queue.RUNNING, owner))
+    return found is not None
+
+
+def _seconds(fields: dict[str, Any], name: str, default: float, most: float) -> float:
+    value = fields.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        raise Problem(400, f"{name}: expected seconds from 0 to {most:g}, got {str(value)[:50]!r}")
+    return float(value)
+
+
+def _order(ask: Ask, row: sqlite3.Row) -> dict[str, Any]:
+    """What a worker needs to run a call: the payload without keys, and which version."""
+    function = ask.db.one("SELECT * FROM function WHERE id = ?", (row["function_id"],))
+    version = functions.version_of(ask.db, function["id"], row["ran"])
+    return {
+        **by_id(ask, row["id"]),
+        "timeout": function["timeout"],
+        "published": {
+            "id": str(function["id"]),
+            "key": function["key"],
+            "version": version["number"],
+            "sha256": version["sha256"],
+            "kind": version["kind"],
+            "name": version["name"],
+        },
+        "payload": {
+            "function_data": {
+                "container": {"id": str(row["container_id"])},
+                "user": {"id": str(row["user_id"])},
+                "files": json.loads(row["files"]),
+                "job": {"id": str(row["job_id"])},
+                "trigger": json.loads(row["trigger"]),
+                "function": {"id": str(function["id"]), "key": function["key"]},
+            },
+            "function_params": json.loads(row["params"]),
+        },
+    }
+
+
+def call_renew(ask: Ask) -> dict[str, Any]:
+    """Keep a lease; `go_on` is false when the call was cancelled or given to another. `progress` goes to the job."""
+    functions.need_operator(ask)
+    call, fields = find(ask), ask.fields()
+    owner, lease = text(fields.get("owner"), "owner", most=200), _seconds(fields, "lease", 60, LONGEST_LEASE)
+    go_on = queue.renew(ask.db, call, owner, lease, time.time())
+    progress = fields.get("progress")
+    if go_on and isinstance(progress, (int, float)) and 0 <= progress <= 1:
+        ask.db.execute("UPDATE job SET progress = ? WHERE id = ?", (float(progress), call["job_id"]))
+    return {"go_on": go_on}
+
+
+def call_release(ask: Ask) -> dict[str, Any]:
+    """
+    A worker is done with a call whose job is still open.
+
+    With `status` (`failed` or `errored`) and `message` it is settled so: the run did not begin. Without, its evidence
+    waits to be stored, and it is taken up again after `delay` seconds.
+    """
+    functions.need_operator(ask)
+    call, fields = find(ask), ask.fields()
+    if call["status"] != queue.RUNNING or call["lease_owner"] != text(fields.get("owner"), "owner", most=200):
+        return shape(call)
+    status = fields.get("status")
+    if status is None:
+        queue.let_go(ask.db, call, time.time() + _seconds(fields, "delay", 30, LONGEST_LEASE))
+    elif status in ("failed", queue.ERRORED):
+        message = text(fields.get("message"), "message", most=10_000)
+        queue.end_job(ask.db, call["job_id"], "FAILED", status, message, time.time())
+    else:
+        raise Problem(400, f"status: expected failed or errored, got {str(status)[:50]!r}")
+    return by_id(ask, call["id"])

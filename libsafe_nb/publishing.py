@@ -1,0 +1,145 @@
+"""
+Publishing a function: what the platform is told of it is read from the notebook itself.
+
+    key            `--key`, else `metadata.libsafe.key`, else the file's name
+    title, description   of `metadata.libsafe`
+    parameters     of the parameters cell: type, default, and the comment beside it as help
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tokenize
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from libsafe_nb import check, description
+from libsafe_nb import notebook as notebooks
+from libsafe_nb.connection import connect
+from libsafe_nb.errors import NotebookError, UsageError
+from libsafe_nb.functions import Functions
+from libsafe_nb.notebook import FunctionNotebook, Parameter
+from libsafe_nb.settings import Settings
+
+_KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+
+
+def publish(
+    notebook: str | Path, *, key: str | None = None, settings: Settings | None = None
+) -> dict[str, Any]:
+    """
+    Publish a notebook as the current version of a function; equal bytes are not published again.
+
+    Returns
+    -------
+    dict
+        The function as the platform has it: `key`, `version`, `sha256`, `parameters` and its settings.
+
+    Raises
+    ------
+    NotebookError
+        It cannot be read, or a key is pasted in it: a version stays for good. Nothing was sent.
+    UsageError
+        The key is none that a function can have.
+    """
+    path = Path(notebook)
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise NotebookError(f"{path}: cannot be read ({exc.strerror or exc})", notebook=str(path)) from exc
+    function = notebooks.parse(data, name=path.name)
+    found = check.check(path, secrets=check.configured_secrets(), codes=check.KEYS)
+    if found:
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        raise NotebookError(
+            f"{found[0]}{more}. Nothing was published; libsafe-nb check shows all", notebook=str(path)
+        )
+    told = description.described(function.metadata, path.stem)
+    return Functions(connect(settings=settings).client).publish(
+        key or key_of(function.metadata, path.stem),
+        data,
+        name=path.name,
+        kind=kind(function),
+        title=told["title"],
+        description=told["description"] or "",
+        parameters=parameters(function),
+    )
+
+
+def kind(function: FunctionNotebook) -> str:
+    """`handler` for a notebook that was made of a plain handler's file, as its metadata then says."""
+    made = function.node.metadata.get("libsafe_nb")
+    return "handler" if isinstance(made, Mapping) and made.get("kind") == "handler" else "notebook"
+
+
+def key_of(metadata: Mapping[str, Any], stem: str) -> str:
+    """The function's key: that of its description, else made of the file's name."""
+    given = metadata.get("key")
+    key = (
+        given
+        if isinstance(given, str) and given
+        else re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
+    )
+    if not _KEY.fullmatch(key):
+        raise UsageError(
+            f"key {key!r}: expected lower-case letters, digits, '.', '_' and '-'; choose one with --key"
+        )
+    return key
+
+
+def parameters(function: FunctionNotebook) -> list[dict[str, Any]]:
+    """The declared parameters as plain data: `name`, `type`, `default`, `secret` and `help`."""
+    said = _comments(function)
+    return [
+        {
+            "name": name,
+            "type": _word(each),
+            "default": None if each.secret else _plain(each.default),
+            "secret": each.secret,
+            "help": said.get(name, ""),
+        }
+        for name, each in function.parameters.items()
+    ]
+
+
+def _word(parameter: Parameter) -> str:
+    kind = parameter.type
+    if parameter.secret:
+        return "secret"
+    if kind is typing.Any:
+        return "any"
+    return (
+        kind.__name__
+        if isinstance(kind, type) and not typing.get_args(kind)
+        else str(kind).replace("typing.", "")
+    )
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def _comments(function: FunctionNotebook) -> dict[str, str]:
+    """The comment at the end of a line of the parameters cell, by the name that begins the line."""
+    if function.language != "python":
+        return {}
+    found: dict[str, str] = {}
+    for cell in function.node.cells:
+        if "parameters" not in cell.metadata.get("tags", []):
+            continue
+        try:
+            tokens = list(tokenize.generate_tokens(io.StringIO(cell.source).readline))
+        except (tokenize.TokenError, SyntaxError):
+            continue
+        for token in tokens:
+            name = re.match(r"([A-Za-z_]\w*)\s*(?::[^=]*)?=", token.line)
+            if token.type == tokenize.COMMENT and name:
+                found[name[1]] = token.string.lstrip("# ").strip()
+    return found

@@ -1,0 +1,194 @@
+"""
+A worker of the local platform (`python -m libsafe_nb.worker ROOT LIFELINE`): claims calls and runs them, one at a time.
+
+It ends by itself when nothing waits, and at once when the platform does: LIFELINE is a pipe whose other side the platform
+holds. What it ran then is finished by the next worker, as any interrupted run is (`recover.py`); its journals lie in ROOT.
+
+The function is the published version, byte for byte: what the platform sends is compared with its digest here, and the
+runner compares once more what it executes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from libsafe_nb import recover, runner
+from libsafe_nb import settings as settings_
+from libsafe_nb.connection import Connection, connect
+from libsafe_nb.errors import LibsafeError, SettingsError, UsageError
+from libsafe_nb.functions import Functions
+from libsafe_nb.models import Published, Run
+
+if TYPE_CHECKING:
+    from libsafe_nb.execution import CellState
+    from libsafe_nb.settings import Settings
+
+LEASE = 300.0
+"""
+Seconds after which a call of a worker that gives no sign of life is given to another. Longer than any outage that a run
+waits out before it begins; of a worker that has died the platform need not wait for it.
+"""
+RENEW = 1.0
+"""Seconds between two signs of life; a cancelled call is noticed as soon."""
+IDLE = 10.0
+"""Seconds without work after which a worker ends."""
+AGAIN = 30.0
+"""Seconds until a run whose evidence could not be stored is taken up again."""
+WORK = "work"
+"""Folder in the platform's, of what workers have at hand; the platform clears it when it starts."""
+OPEN = ("QUEUED", "RUNNING")
+
+
+class Worker:
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.functions = Functions(connection.client)
+        # By its beginning the platform knows which leases are free when this process has died.
+        self.owner = f"{os.getpid()}/{uuid.uuid4().hex}"
+
+    def work(self) -> None:
+        """Run what waits, until nothing has for `IDLE` seconds."""
+        while (call := self.functions.claim(self.owner, lease=LEASE, wait=IDLE)) is not None:
+            try:
+                if self._ready(call):
+                    self._run(call)
+            except LibsafeError as exc:
+                self._refused(call, exc)
+
+    def _ready(self, call: dict[str, Any]) -> bool:
+        """
+        Finish what a worker before us left, of this call above all; whether the call is still to be run.
+
+        A run that is finished so ends its job, and with it this attempt: the platform queues the next one, if there is to
+        be one. Done before each call, as a run may have been broken off before its job says RUNNING; where nothing was left
+        it is a look into a folder.
+        """
+        for _ in recover.recover(settings=self.connection.settings, lost=False):
+            pass
+        status = self.connection.client.job(call["job_id"])["status"]
+        if status == "RUNNING":
+            # The process that is at it has not ended yet, or the evidence cannot be stored yet.
+            self.functions.release(call["id"], self.owner, delay=2.0)
+        return status == "QUEUED"
+
+    def _run(self, call: dict[str, Any]) -> None:
+        about = call["published"]
+        data = self.functions.content(about["key"], about["version"])
+        place = self.connection.settings.home / WORK
+        place.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            path = Path(folder) / about["name"]
+            path.write_bytes(data)
+            progress = _Progress(data)
+            run = runner.run(
+                call["payload"],
+                path,
+                job=call["job_id"],
+                timeout=call["timeout"],
+                settings=self.connection.settings,
+                published=Published(about["version"], about["sha256"]),
+                on_cell=progress.on_cell,
+                wait=False,
+            )
+            self._watch(call, run, progress)
+        if self.connection.client.job(call["job_id"])["status"] in OPEN:
+            # Its evidence could not be stored; it is not executed again for that.
+            self.functions.release(call["id"], self.owner, delay=AGAIN)
+
+    def _watch(self, call: dict[str, Any], run: Run, progress: _Progress) -> None:
+        """Give signs of life until the run has ended; cancel it when the call was."""
+        while True:
+            try:
+                run.wait(RENEW)
+                return
+            except TimeoutError:
+                # While the platform is away nobody can have cancelled it.
+                with contextlib.suppress(LibsafeError):
+                    if not self.functions.renew(
+                        call["id"], self.owner, lease=LEASE, progress=progress.fresh()
+                    ):
+                        run.cancel("the call was cancelled")
+
+    def _refused(self, call: dict[str, Any], exc: LibsafeError) -> None:
+        """
+        Settle a call whose run did not begin. What is wrong with the function or its files stays wrong; anything else may
+        be better another time. A run that did begin has its evidence on this disk, and is only finished with it.
+        """
+        if self.connection.client.job(call["job_id"])["status"] != "QUEUED":
+            print(f"call {call['id']}: {exc}", file=sys.stderr, flush=True)
+            self.functions.release(call["id"], self.owner, delay=AGAIN)
+            return
+        status = "failed" if isinstance(exc, UsageError) and not isinstance(exc, SettingsError) else "errored"
+        self.functions.release(
+            call["id"], self.owner, status=status, message=f"could not be run: {exc}"[:9000]
+        )
+
+
+class _Progress:
+    """How much of the notebook has run, told as it changes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._cells = 1
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            self._cells = max(1, len(json.loads(data)["cells"]))
+        self._done = self._told = 0.0
+
+    def on_cell(self, state: CellState) -> None:
+        if state.ended is not None:
+            # One more than the notebook's own: the injected cell.
+            self._done = min(1.0, (state.index + 1) / (self._cells + 1))
+
+    def fresh(self) -> float | None:
+        """The progress, if it is another than the last one told."""
+        if self._done == self._told:
+            return None
+        self._told = self._done
+        return self._done
+
+
+def end_with(lifeline: int) -> None:
+    """End this process when the other side of the pipe does, without any farewell: the journal has what matters."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            os.read(lifeline, 1)
+        os._exit(0)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def settings_of(root: Path) -> Settings:
+    """The platform's, with its folder as home; who signs and stamps is as this machine's settings say."""
+    own = settings_.load()
+    return dataclasses.replace(
+        settings_.from_platform_file(root / "platform.json"),
+        home=root,
+        sign_key=own.sign_key,
+        tsa_url=own.tsa_url,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    root, lifeline = Path(arguments[0]), int(arguments[1])
+    end_with(lifeline)
+    try:
+        with contextlib.closing(connect(settings=settings_of(root))) as connection:
+            Worker(connection).work()
+    except LibsafeError as exc:
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), exc, file=sys.stderr, flush=True)
+        return exc.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

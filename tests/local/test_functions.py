@@ -1,0 +1,212 @@
+"""Functions, triggers and the queue over REST, as a client's script sees them; nothing runs here."""
+
+import base64
+import hashlib
+import uuid
+
+import pytest
+import requests
+
+CONTENT = b'{"cells": []}'
+
+
+@pytest.fixture
+def publish(rest):
+    def publish(key=None, content=CONTENT, by=rest, **fields):
+        body = {"kind": "notebook", "name": "f.ipynb", **fields}
+        return by.ok(
+            "POST",
+            "/function",
+            json={
+                "key": key or f"f-{uuid.uuid4().hex[:8]}",
+                "content": base64.b64encode(content).decode(),
+                **body,
+            },
+        )
+
+    return publish
+
+
+@pytest.fixture
+def paused(rest, publish):
+    """A function whose calls are taken and not started."""
+    made = publish()
+    return rest.ok("PUT", f"/function/{made['key']}", json={"paused": True})["key"]
+
+
+def test_versions_are_kept_and_one_is_current(rest, publish):
+    made = publish(title="A title")
+    again = publish(made["key"], title="A title")
+    second = publish(made["key"], b'{"cells": [1]}', description="more")
+    back = rest.ok("PUT", f"/function/{made['key']}", json={"version": 1})
+
+    assert (made["version"], again["version"], second["version"], back["version"]) == (1, 1, 2, 1)
+    assert back["sha256"] == hashlib.sha256(CONTENT).hexdigest()
+    assert (second["description"], back["title"]) == ("more", "A title")
+    listed = rest.ok("GET", f"/function/{made['key']}/version")
+    assert [(each["number"], each["current"]) for each in listed] == [(2, False), (1, True)]
+    content = rest.ok("GET", f"/function/{made['key']}/version/2")
+    assert base64.b64decode(content["content"]) == b'{"cells": [1]}'
+    assert rest.refused(404, "PUT", f"/function/{made['key']}", json={"version": 3})
+    assert made["key"] in {each["key"] for each in rest.ok("GET", "/function", params={"limit": 10_000})}
+
+
+def test_bytes_that_were_changed_on_the_disk_are_not_given_out(rest, publish, served):
+    made = publish(content=f"{uuid.uuid4()}".encode())
+    (served.root / "functions" / made["sha256"]).write_bytes(b"others")
+
+    message = rest.refused(503, "GET", f"/function/{made['key']}/version/1")
+    assert "expected the bytes that were published" in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"key": "UPPER"}, 400),
+        ({"key": "a/b"}, 400),
+        ({"content": "no base64!"}, 400),
+        ({"content": None}, 400),
+        ({"kind": "binary"}, 400),
+        ({"name": "../f.ipynb"}, 400),
+        ({"parameters": ["x"]}, 400),
+        ({"content": base64.b64encode(b"x" * (32 * 1024 * 1024 + 1)).decode()}, 413),
+    ],
+)
+def test_what_cannot_be_published(rest, fields, status):
+    body = {"key": "fine", "content": "e30=", "kind": "notebook", "name": "f.ipynb", **fields}
+
+    assert rest.refused(status, "POST", "/function", json=body)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"attempts": 0},
+        {"attempts": True},
+        {"backoff": -1},
+        {"concurrency": 1.5},
+        {"queue_limit": None},
+        {"enabled": 1},
+        {"timeout": 0},
+    ],
+)
+def test_settings_that_are_none(rest, paused, fields):
+    assert rest.refused(400, "PUT", f"/function/{paused}", json=fields)
+
+
+def test_settings(rest, paused):
+    found = rest.ok("PUT", f"/function/{paused}", json={"attempts": 5, "concurrency": 2, "timeout": 1.5})
+    assert (found["attempts"], found["concurrency"], found["timeout"]) == (5, 2, 1.5)
+    found = rest.ok("PUT", f"/function/{paused}", json={"concurrency": None})
+    assert found["concurrency"] is None
+
+
+def test_others_may_call_but_not_publish(rest, root_rest, other, paused, publish):
+    body = {"key": "x", "content": "e30=", "kind": "notebook", "name": "f.ipynb"}
+    assert other.rest.refused(403, "POST", "/function", json=body)
+    assert other.rest.refused(403, "PUT", f"/function/{paused}", json={"enabled": False})
+    assert other.rest.refused(403, "POST", "/trigger", json={"function": paused, "type": "on_demand"})
+    assert other.rest.refused(403, "POST", "/call/claim", json={"owner": "me"})
+    assert other.rest.refused(403, "PUT", "/queue", json={"paused": True})
+    # Functions run as the platform's own user, who does not work in the other's container unless let in.
+    assert other.rest.refused(403, "POST", f"/function/{paused}/call", json={"container_id": other.container})
+    other.rest.ok("POST", f"/container/{other.container}/grant", json={"user_id": "1"})
+    made = other.rest.ok("POST", f"/function/{paused}/call", json={"container_id": other.container})
+    assert made["user_id"] == other.id
+    assert other.rest.ok("PUT", f"/call/{made['id']}", json={"status": "cancelled"})["status"] == "cancelled"
+    assert publish(by=root_rest)["version"] == 1
+
+
+def test_a_call_on_demand_takes_files_folders_and_parameters(rest, s3, served, container, paused):
+    bucket = served.settings.s3.bucket
+    for path in ("a.txt", "d/b.txt", "d/e/c.txt", "provenance/x.json"):
+        s3.put_object(Bucket=bucket, Key=f"{container}/{path}", Body=b"x")
+    one = rest.file(container, "a.txt")["id"]
+    for path in ("d/b.txt", "d/e/c.txt", "provenance/x.json"):
+        rest.file(container, path)
+    trigger = rest.ok(
+        "POST", "/trigger", json={"function": paused, "type": "on_demand", "container_id": container}
+    )
+    made = rest.ok(
+        "POST",
+        f"/function/{paused}/call",
+        json={"container_id": container, "file_ids": [one], "paths": ["/d"], "params": {"n": 1}},
+    )
+    whole = rest.ok("POST", f"/function/{paused}/call", json={"container_id": container, "paths": ["/"]})
+
+    assert (made["status"], made["files"], whole["files"]) == ("queued", 3, 3)
+    assert made["trigger"] == {"id": trigger["id"], "type": "on_demand", "regex": ""}
+    job = rest.ok("GET", f"/job/{made['job_id']}")
+    assert (job["status"], job["function_key"], job["call_id"]) == ("QUEUED", paused, made["id"])
+    for wrong in ({"paths": ["/none"]}, {"file_ids": ["999999"]}):
+        rest.refused(404, "POST", f"/function/{paused}/call", json={"container_id": container, **wrong})
+    # Cancelled by its job, as a user does who knows nothing of calls.
+    rest.ok("PUT", f"/job/{made['job_id']}", json={"status": "CANCELLED"})
+    assert rest.ok("GET", f"/call/{made['id']}")["status"] == "cancelled"
+    rest.ok("PUT", f"/call/{whole['id']}", json={"status": "cancelled"})
+    assert rest.ok("GET", f"/job/{whole['job_id']}")["status"] == "CANCELLED"
+
+
+def test_unknown_disabled_and_too_many(rest, container, paused):
+    call = f"/function/{paused}/call"
+    rest.refused(404, "POST", "/function/nobody/call", json={"container_id": container})
+    rest.ok("PUT", f"/function/{paused}", json={"queue_limit": 1})
+    first = rest.ok("POST", call, json={"container_id": container})
+    refused = rest.send("POST", call, json={"container_id": container})
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) > 0
+    rest.ok("PUT", f"/call/{first['id']}", json={"status": "cancelled"})
+    rest.ok("PUT", f"/function/{paused}", json={"enabled": False})
+    assert "disabled" in rest.refused(409, "POST", call, json={"container_id": container})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"type": "file_moved"},
+        {"type": "file_created", "path_regex": "("},
+        {"type": "file_created", "batch_files": 0},
+        {"type": "file_created", "schedule": "* * * * *"},
+        {"type": "minute"},
+        {"type": "minute", "mime": "a/b"},
+        {"type": "cron", "schedule": "nonsense"},
+        {"type": "cron"},
+        {"type": "on_demand", "params": []},
+    ],
+)
+def test_triggers_that_are_none(rest, paused, fields):
+    container = {} if fields == {"type": "minute"} else {"container_id": "1"}
+
+    assert rest.refused(400, "POST", "/trigger", json={"function": paused, **container, **fields})
+
+
+def test_triggers_are_listed_disabled_and_removed(rest, paused):
+    made = rest.ok(
+        "POST",
+        "/trigger",
+        json={"function": paused, "type": "cron", "schedule": "0 4 * * 1", "container_id": "1"},
+    )
+    rest.ok("PUT", f"/trigger/{made['id']}", json={"enabled": False})
+    assert [each["enabled"] for each in rest.ok("GET", "/trigger", params={"function": paused})] == [False]
+    rest.ok("DELETE", f"/trigger/{made['id']}")
+    rest.refused(404, "GET", f"/trigger/{made['id']}")
+
+
+def test_a_claim_that_waits_ends_with_nothing(rest):
+    rest.ok("PUT", "/queue", json={"paused": True})
+    try:
+        assert rest.ok("POST", "/call/claim", json={"owner": "test", "wait": 0.3}) is None
+    finally:
+        assert rest.ok("PUT", "/queue", json={"paused": False})["paused"] is False
+
+
+def test_a_body_over_the_limit_starts_nothing(served, rest, container, paused):
+    before = rest.ok("GET", "/queue")["queued"]
+    answer = requests.post(
+        f"{served.url}/function/{paused}/call",
+        headers=rest.session.headers,
+        data=b"[" + b" " * (65 * 1024 * 1024) + b"]",
+        timeout=60,
+    )
+    assert answer.status_code == 413
+    assert rest.ok("GET", "/queue")["queued"] == before

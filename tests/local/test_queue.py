@@ -1,0 +1,301 @@
+"""The queue's rows, by a clock of the test's own: leases, attempts, order, limits, settling."""
+
+import json
+import sqlite3
+
+import pytest
+
+from libsafe_nb.local import accounts, firing, queue, schedule
+from libsafe_nb.local.database import SCHEMA, Database, now
+
+
+@pytest.fixture
+def db(tmp_path):
+    made = Database(tmp_path / "rows.sqlite3")
+    accounts.found(made, key_user="u" * 20, key_root="r" * 20, s3_access_key="")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def function(db):
+    def function(key="f", **settings):
+        made = db.insert("function", key=key, version=1, date_create=now(), **settings)
+        db.insert(
+            "function_version",
+            function_id=made,
+            number=1,
+            sha256="0" * 64,
+            kind="notebook",
+            name="f.ipynb",
+            title=key,
+            description="",
+            parameters="[]",
+            user_id=1,
+            date_create=now(),
+        )
+        return made
+
+    return function
+
+
+def order(function, **more):
+    return queue.Order(function, 1, 1, {"id": "0", "type": "on_demand", "regex": ""}, **more)
+
+
+def status(db, call):
+    return queue.find(db, call)["status"]
+
+
+def end(db, call, status, result=None, at=0.0):
+    """The end of the call's job, as `job_update` writes it."""
+    job = queue.find(db, call)["job_id"]
+    db.execute("UPDATE job SET status = ?, result = ? WHERE id = ?", (status, json.dumps(result), job))
+    queue.job_ended(db, job, at)
+
+
+ERRORED = {"status": "errored", "error": {"type": "KernelDied", "message": "it died", "cell_id": None}}
+
+
+def test_a_root_of_the_version_before_is_brought_to_this_one(tmp_path):
+    path = tmp_path / "old.sqlite3"
+    old = sqlite3.connect(path)
+    old.executescript(f"{SCHEMA}PRAGMA user_version=1;")
+    old.execute("INSERT INTO user VALUES (7, 'x', 0, NULL, 1, NULL, '')")
+    old.commit()
+    old.close()
+
+    database = Database(path)
+
+    assert database.one("SELECT name FROM user WHERE id = 7")[0] == "x"
+    assert database.all("SELECT * FROM call") == []
+    assert database.one("PRAGMA user_version")[0] == 2
+    database.close()
+
+
+def test_a_call_has_a_job_and_ends_with_it(db, function):
+    call = queue.make(db, order(function()))
+    claimed = queue.claim(db, "w", 60, 100.0)
+    end(db, call, "COMPLETED")
+
+    assert (claimed["id"], claimed["attempts"], claimed["ran"]) == (call, 1, 1)
+    assert status(db, call) == "completed"
+    assert queue.claim(db, "w", 60, 101.0) is None
+
+
+@pytest.mark.parametrize(
+    ("job", "result", "expected"),
+    [
+        ("FAILED", {"status": "failed"}, "failed"),
+        ("FAILED", {"status": "timeout"}, "failed"),
+        ("FAILED", None, "failed"),
+        ("CANCELLED", None, "cancelled"),
+        ("FAILED", ERRORED, "queued"),
+    ],
+)
+def test_only_what_could_not_be_executed_is_tried_again(db, function, job, result, expected):
+    call = queue.make(db, order(function()))
+    queue.claim(db, "w", 60, 0.0)
+    end(db, call, job, result)
+
+    assert status(db, call) == expected
+
+
+def test_attempts_come_later_and_later_with_jobs_of_their_own_and_then_it_is_dead(db, function):
+    call = queue.make(db, order(function(attempts=3, backoff=10)))
+    jobs = set()
+    for at, next_at in ((0.0, 10.0), (10.0, 30.0), (30.0, None)):
+        claimed = queue.claim(db, "w", 60, at)
+        jobs.add(claimed["job_id"])
+        end(db, call, "FAILED", ERRORED, at=at)
+        if next_at is not None:
+            assert queue.claim(db, "w", 60, next_at - 0.1) is None
+
+    assert len(jobs) == 3
+    assert status(db, call) == "dead"
+    assert queue.find(db, call)["error"] == "KernelDied: it died"
+    queue.requeue(db, queue.find(db, call), 40.0)
+    assert queue.claim(db, "w", 60, 40.0)["attempts"] == 1
+
+
+def test_the_end_of_an_earlier_attempts_job_changes_nothing(db, function):
+    call = queue.make(db, order(function()))
+    first = queue.claim(db, "w", 60, 0.0)["job_id"]
+    end(db, call, "FAILED", ERRORED)
+    queue.job_ended(db, first, 1.0)
+
+    assert status(db, call) == "queued"
+    assert queue.find(db, call)["attempts"] == 1
+
+
+def test_a_lost_answer_is_given_again_and_an_ended_lease_to_another(db, function):
+    call = queue.make(db, order(function()))
+    queue.claim(db, "w", 60, 0.0)
+
+    assert queue.claim(db, "w", 60, 1.0)["id"] == call
+    assert queue.claim(db, "x", 60, 60.0) is None
+    assert queue.claim(db, "x", 60, 61.5)["id"] == call
+    assert not queue.renew(db, queue.find(db, call), "w", 60, 62.0)
+    assert queue.renew(db, queue.find(db, call), "x", 60, 62.0)
+
+
+def test_a_call_that_kills_its_workers_before_it_begins_is_given_up(db, function):
+    call = queue.make(db, order(function(attempts=2, backoff=0)))
+    for at in (0.0, 10.0, 20.0):
+        queue.claim(db, f"w{at}", 5, at)
+
+    assert status(db, call) == "dead"
+
+
+def test_what_the_platforms_own_end_broke_off_does_not_count(db, function):
+    call = queue.make(db, order(function(attempts=1, backoff=1000)))
+    for at in (0.0, 1.0, 2.0):
+        job = queue.claim(db, "w", 60, at)["job_id"]
+        db.execute("UPDATE job SET status = 'RUNNING' WHERE id = ?", (job,))
+        queue.abandon_leases(db)
+        queue.claim(db, "next", 60, at)
+        end(db, call, "FAILED", ERRORED, at=at)
+        assert status(db, call) == "queued"
+        assert queue.find(db, call)["not_before"] <= at
+
+
+def test_priority_comes_first_then_age(db, function):
+    one, other = function("one"), function("other")
+    late = queue.make(db, order(one))
+    urgent = queue.make(db, order(other, priority=5))
+    last = queue.make(db, order(one))
+
+    assert [queue.claim(db, f"w{n}", 60, 0.0)["id"] for n in range(3)] == [urgent, late, last]
+
+
+def test_no_more_run_at_once_than_function_and_container_allow(db, function):
+    narrow, wide = function("narrow", concurrency=1), function("wide", container_concurrency=3)
+    for made in (narrow, narrow, wide, wide, wide):
+        queue.make(db, order(made))
+    claimed = [queue.claim(db, f"w{n}", 60, 0.0) for n in range(5)]
+
+    assert [each["function_id"] for each in claimed if each] == [narrow, wide, wide]
+
+
+@pytest.mark.parametrize("how", ["function paused", "function disabled", "queue paused"])
+def test_what_is_paused_or_disabled_waits(db, function, how):
+    made = function()
+    call = queue.make(db, order(made))
+    if how == "queue paused":
+        db.set_fact(queue.PAUSED, "1")
+    else:
+        change = "paused = 1" if how == "function paused" else "enabled = 0"
+        db.execute(f"UPDATE function SET {change}")
+
+    assert queue.claim(db, "w", 60, 0.0) is None
+    assert not queue.work_waits(db, 0.0)
+    db.set_fact(queue.PAUSED, "")
+    db.execute("UPDATE function SET paused = 0, enabled = 1")
+    assert queue.claim(db, "w", 60, 0.0)["id"] == call
+
+
+def trigger(db, function, **columns):
+    return db.insert(
+        "function_trigger", function_id=function, date_create=now(), **{"container_id": 1, **columns}
+    )
+
+
+def test_a_clock_fires_once_for_all_that_it_missed_and_not_while_one_waits(db, function):
+    made = function()
+    day = 86_400.0
+    trigger(db, made, type="minute", next_due=day)
+
+    assert schedule.fire_due(db, day - 1) == 0
+    assert schedule.fire_due(db, day + 7200) == 1
+    assert schedule.fire_due(db, day + 7200) == 0
+    assert schedule.fire_due(db, day + 7261) == 0
+    queue.claim(db, "w", 60, day + 7261)
+    assert schedule.fire_due(db, day + 7321) == 1
+    assert db.one("SELECT next_due FROM function_trigger")[0] == day + 7380
+
+
+def test_schedules():
+    assert schedule.after("hour", None, 1.0) == 3600.0
+    assert schedule.after("day", None, 1.0) == 86_400.0
+    assert schedule.after("cron", "30 2 * * *", 1.0) == 2.5 * 3600
+    for wrong in ("every day", "61 * * * *", "0 0 31 2 *"):
+        with pytest.raises(ValueError, match=r"\S"):
+            schedule.after("cron", wrong, 1.0)
+
+
+def new_file(db, path, **columns):
+    row = {"mime": "text/plain", "size": 5, "date_create": now(), "date_update": now(), **columns}
+    return db.insert("file", container_id=1, path=path, filename=path.rpartition("/")[2], type="FILE", **row)
+
+
+def fire(db, file, kind="file_created", job=None):
+    firing.fire(db, kind, db.one("SELECT * FROM file WHERE id = ?", (file,)), job)
+
+
+@pytest.mark.parametrize(
+    ("filters", "fits"),
+    [
+        ({}, True),
+        ({"path_regex": r"^/in/.*\.txt$"}, True),
+        ({"path_regex": r"^/out/"}, False),
+        ({"name_regex": r"^a\."}, True),
+        ({"name_regex": r"^in"}, False),
+        ({"mime": "text/*"}, True),
+        ({"mime": "image/*"}, False),
+        ({"size_min": 5, "size_max": 5}, True),
+        ({"size_min": 6}, False),
+        ({"size_max": 4}, False),
+        ({"container_id": None}, True),
+    ],
+)
+def test_filters(db, function, filters, fits):
+    trigger(db, function(), type="file_created", **filters)
+    fire(db, new_file(db, "in/a.txt"))
+
+    assert len(db.all("SELECT * FROM event")) == fits
+
+
+def test_evidence_fires_nothing(db, function):
+    trigger(db, function(), type="file_created")
+    fire(db, new_file(db, "provenance/f/1/record.json"))
+
+    assert db.all("SELECT * FROM event") == []
+
+
+def test_events_are_gathered_when_enough_have_come_or_the_first_has_waited(db, function):
+    trigger(db, function(), type="file_created", batch_files=2, batch_seconds=50, params='{"a": 1}')
+    for name in ("a", "b", "c"):
+        fire(db, new_file(db, name))
+    at = db.one("SELECT max(at) FROM event")[0]
+
+    assert firing.gather(db, at) == 1
+    assert firing.gather(db, at) == 0
+    assert firing.gather(db, at + 51) == 1
+    found = [json.loads(row["files"])["paths"] for row in db.all("SELECT files FROM call ORDER BY id")]
+    assert found == [["/a", "/b"], ["/c"]]
+    assert db.one("SELECT params FROM call")[0] == '{"a": 1}'
+    assert db.all("SELECT * FROM event") == []
+
+
+def test_a_job_does_not_start_its_own_function_and_a_loop_of_two_is_stopped_and_told(db, function):
+    one, two = function("one"), function("two")
+    trigger(db, one, type="file_updated")
+    trigger(db, two, type="file_updated")
+    file = new_file(db, "a")
+
+    queue.make(db, order(one))
+    first = queue.claim(db, "w", 60, 0.0)["job_id"]
+    fire(db, file, "file_updated", first)
+    [event] = db.all("SELECT * FROM event")
+    assert json.loads(event["ancestors"]) == [one]
+    firing.gather(db, event["at"] + 10)
+    second = queue.claim(db, "x", 60, 0.0)
+    assert second["function_id"] == two
+    for _ in range(2):
+        fire(db, file, "file_updated", second["job_id"])
+
+    assert db.all("SELECT * FROM event") == []
+    assert db.all("SELECT * FROM message WHERE job_id = ?", (first,)) == []
+    [told] = db.all("SELECT * FROM message WHERE job_id = ?", (second["job_id"],))
+    assert told["type"] == "WARNING"
+    assert told["message"].startswith("a loop was stopped: this job's write would start one again")
