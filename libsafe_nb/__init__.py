@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from libsafe_nb.secrets import Secret as Secret
     from libsafe_nb.verify import verify as verify
 
-__all__ = ["Payload", "Run", "Secret", "digest", "load_ipython_extension", "local", "run", "verify"]
+__all__ = ["Payload", "Run", "Secret", "digest", "load_ipython_extension", "local", "nuclio", "run", "verify"]
 
 _HOMES = {
     "Payload": "libsafe_nb.payload",
@@ -30,8 +30,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "local":
-        return importlib.import_module("libsafe_nb.local")
+    if name in ("local", "nuclio"):
+        return importlib.import_module(f"libsafe_nb.{name}")
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value
