@@ -12,6 +12,7 @@ Nuclio makes of a body which is told to be JSON. What comes back is what `libsaf
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -95,9 +96,9 @@ def answer(body: Any, path: Path, **options: Any) -> tuple[int, dict[str, Any]]:
     from libsafe_nb import runner
 
     try:
-        if not isinstance(body, (str, bytes, bytearray, dict)):
+        if not isinstance(body, (Payload, str, bytes, bytearray, dict)):
             raise PayloadError(f"payload: expected a JSON object, got {type(body).__name__}", path="")
-        payload = Payload.parse(bytes(body) if isinstance(body, bytearray) else body)
+        payload = body if isinstance(body, Payload) else Payload.parse(_plain(body))
         run: Run = runner.run(payload, path, **options)
     except (NotebookError, SettingsError) as exc:
         return 500, refusal(exc)
@@ -108,16 +109,18 @@ def answer(body: Any, path: Path, **options: Any) -> tuple[int, dict[str, Any]]:
     return 503 if run.exit_code == 3 else 200, run.to_json()
 
 
+def _plain(body: str | bytes | bytearray | dict[str, Any]) -> str | bytes | dict[str, Any]:
+    return bytes(body) if isinstance(body, bytearray) else body
+
+
 def refusal(exc: LibsafeError) -> dict[str, Any]:
     """An error as JSON, without the keys of the settings: a server may have quoted one in its answer."""
     from libsafe_nb.check import configured_secrets
 
     text = str(exc)
-    try:
+    # Where the settings themselves are what is wrong, no key was read from them.
+    with contextlib.suppress(LibsafeError):
         text = configured_secrets().clean(text)
-    except LibsafeError:
-        # The settings themselves are what is wrong: no key was read from them.
-        pass
     return {"error": {"type": type(exc).__name__, "message": text}}
 
 

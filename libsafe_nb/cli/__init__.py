@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from libsafe_nb.cli import authoring, job, platform, reading, running
+from libsafe_nb.cli import authoring, calling, job, platform, reading, running
 from libsafe_nb.errors import LibsafeError
 
 
@@ -48,6 +48,7 @@ for command in (
     reading.history_,
     reading.replay_,
     reading.export,
+    calling.serve_,
     platform.doctor,
 ):
     cli.add_command(command)

@@ -1,0 +1,104 @@
+"""`serve`, `convert` and `export nuclio`: functions for other platforms, and from them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from libsafe_nb.cli.types import Seconds
+from libsafe_nb.errors import UsageError
+
+
+@click.command("serve")
+@click.argument("functions", nargs=-1, required=True, metavar="[NAME=]FUNCTION...")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    metavar="N",
+    help="Port on 127.0.0.1. Default: a free one, which is printed.",
+)
+@click.option(
+    "--running",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="Calls that run at once. Default: one a core.",
+)
+@click.option(
+    "--waiting",
+    type=click.IntRange(0, 100_000),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Calls that wait for a place; more are answered 429.",
+)
+@click.option(
+    "--max-body",
+    type=click.IntRange(1, 64 * 1024**2),
+    default=64 * 1024**2,
+    show_default=True,
+    metavar="BYTES",
+    help="Bytes of a payload; of more the answer is 413.",
+)
+@click.option("--timeout", type=Seconds(), metavar="S", help="Seconds that an execution may take.")
+@click.option(
+    "--grace",
+    type=Seconds(off=True),
+    default=30,
+    show_default=True,
+    metavar="S",
+    help="Seconds that running calls get after SIGTERM; then they are cancelled.",
+)
+def serve_(
+    functions: tuple[str, ...],
+    port: int,
+    running: int | None,
+    waiting: int,
+    max_body: int,
+    timeout: float | None,
+    grace: float,
+) -> None:
+    """Serve notebooks and handlers over HTTP on 127.0.0.1, called as Nuclio calls functions.
+
+    POST the platform's payload to /NAME (by default the file's stem), or to / where there is one function. Callers send
+    the header `Authorization: Bearer KEY`; the key is the secret serve_key: LIBSAFE_SECRET_SERVE_KEY,
+    LIBSAFE_SECRET_SERVE_KEY_FILE or the keyring's.
+
+    \b
+    Example:
+      LIBSAFE_SECRET_SERVE_KEY_FILE=~/serve.key libsafe-nb serve relate.py hash_files.ipynb --port 8090
+    """
+    from libsafe_nb import serving
+
+    bounds = serving.Bounds(
+        running=running or serving.default_running(),
+        waiting=waiting,
+        body=max_body,
+        timeout=timeout,
+        grace=grace,
+    )
+    serving.serve(
+        _named(functions),
+        serving.key(),
+        bounds,
+        port=port,
+        on_ready=lambda url: click.echo(f"serving on {url}"),
+    )
+
+
+def _named(functions: tuple[str, ...]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for each in functions:
+        name, equals, path = each.partition("=")
+        if not equals or "/" in name:
+            name, path = re.sub(r"[^\w.-]", "_", Path(each).stem), each
+        if not re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII) or name in ("health", "metrics"):
+            raise UsageError(
+                f"{each}: expected a name of letters, digits, '.', '_' and '-', got {name!r}; use NAME=FUNCTION"
+            )
+        if name in named:
+            raise UsageError(f"{path}: {named[name]} is served as {name!r} as well; use NAME=FUNCTION")
+        named[name] = Path(path)
+    return named
