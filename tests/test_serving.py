@@ -91,7 +91,7 @@ def payload(container, *files, **params):
 
 
 def jobs(connection, container):
-    return [job for job in connection.client.jobs(container=container)]
+    return list(connection.client.jobs(container=container))
 
 
 def test_a_handler_of_the_newer_layout_is_called(served, connection, container):

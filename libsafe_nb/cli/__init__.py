@@ -52,6 +52,7 @@ for command in (
     platform.doctor,
 ):
     cli.add_command(command)
+reading.export.add_command(calling.export_nuclio)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -102,3 +102,23 @@ def _named(functions: tuple[str, ...]) -> dict[str, Path]:
             raise UsageError(f"{path}: {named[name]} is served as {name!r} as well; use NAME=FUNCTION")
         named[name] = Path(path)
     return named
+
+
+@click.command("nuclio")
+@click.argument("notebook")
+@click.option("--to", "target", metavar="DIR", help="Folder to write. Default: ./nuclio-STEM.")
+@click.option("--force", is_flag=True, help="Overwrite files that are there already.")
+def export_nuclio(notebook: str, target: str | None, force: bool) -> None:
+    """Write the folder that Nuclio builds a function from: function.yaml, NOTEBOOK, requirements.txt and a Dockerfile.
+
+    NOTEBOOK is a local notebook or handler. One in which a key is pasted is refused.
+
+    \b
+    Example:
+      libsafe-nb export nuclio hash_files.ipynb --to build && nuctl deploy --path build --file build/function.yaml
+    """
+    from libsafe_nb.exporting import export
+
+    path = Path(notebook)
+    for each in export(path, Path(target or f"nuclio-{path.stem}"), force=force):
+        click.echo(str(each))
