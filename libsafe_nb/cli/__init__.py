@@ -48,6 +48,7 @@ for command in (
     reading.history_,
     reading.replay_,
     reading.export,
+    calling.convert_,
     calling.serve_,
     platform.doctor,
 ):

@@ -122,3 +122,51 @@ def export_nuclio(notebook: str, target: str | None, force: bool) -> None:
     path = Path(notebook)
     for each in export(path, Path(target or f"nuclio-{path.stem}"), force=force):
         click.echo(str(each))
+
+
+@click.command("convert")
+@click.argument("file")
+@click.option(
+    "--to",
+    "form",
+    type=click.Choice(["notebook", "handler"]),
+    help="What to make. Default: a notebook of a handler, a handler of a notebook.",
+)
+@click.option(
+    "--output", metavar="FILE", help="Where it is written. Default: beside FILE, as STEM.ipynb or STEM.py."
+)
+@click.option("--force", is_flag=True, help="Overwrite a file that is there already.")
+def convert_(file: str, form: str | None, output: str | None, force: bool) -> None:
+    """Make a parameterized notebook of a handler, or a handler of a notebook.
+
+    A handler made so needs the vendor's libnova only. What cannot be carried over with the same meaning is refused.
+
+    \b
+    Examples:
+      libsafe-nb convert relate.py
+      libsafe-nb convert hash_files.ipynb --to handler
+    """
+    from libsafe_nb import atomic, converting, handlers, percent
+
+    path = Path(file)
+    try:
+        source = path.read_bytes()
+    except OSError as exc:
+        raise UsageError(f"{file}: cannot be read ({exc.strerror or exc})") from exc
+    is_handler = percent.is_script(file) and not percent.is_notebook(source) and handlers.is_handler(source)
+    if form == ("handler" if is_handler else "notebook"):
+        raise UsageError(f"{file}: is a {form} already")
+    if is_handler:
+        import nbformat
+
+        text = nbformat.writes(converting.to_notebook(source, file)) + "\n"
+    else:
+        text = converting.to_handler(source, file)
+    target = Path(output) if output else path.with_suffix(".ipynb" if is_handler else ".py")
+    if target.exists() and not force:
+        raise UsageError(f"{target}: is there already; --force overwrites it")
+    try:
+        atomic.write_text(target, text, None)
+    except OSError as exc:
+        raise UsageError(f"{target}: cannot be written ({exc.strerror or exc})") from exc
+    click.echo(str(target))
