@@ -168,7 +168,7 @@ def _body(lines: list[str], tree: ast.Module, function: Function) -> tuple[list[
     returned = ""
     if isinstance(last, ast.Return):
         statements = statements[:-1]
-        returned = ast.unparse(last.value) if last.value is not None else ""
+        returned = _expression("\n".join(lines), last.value) if last.value is not None else ""
     if any(isinstance(each, (ast.Return, ast.Yield, ast.YieldFrom, ast.Await)) for each in _own(statements)):
         return None
     if any(isinstance(each, (ast.Global, ast.Nonlocal)) for each in ast.walk(function)):
@@ -187,6 +187,16 @@ def _body(lines: list[str], tree: ast.Module, function: Function) -> tuple[list[
         # A text of several lines whose indentation is its own.
         return None
     return parts, returned
+
+
+def _expression(text: str, node: ast.expr) -> str:
+    """An expression as it was written; written anew where it means that only within the brackets around it."""
+    written = ast.get_source_segment(text, node) or ""
+    try:
+        same = ast.dump(ast.parse(written, mode="eval").body) == ast.dump(node)
+    except SyntaxError:
+        same = False
+    return written if same else ast.unparse(node)
 
 
 def _own(statements: Iterable[ast.AST]) -> Iterator[ast.AST]:
@@ -337,7 +347,7 @@ def to_handler(source: bytes, name: str) -> str:
         _check(tree, place)
         used += text + "\n"
         if RETURN in tags and len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr):
-            body.append(f"return {ast.unparse(tree.body[0].value)}")
+            body.append(f"return {_expression(text, tree.body[0].value)}")
         elif "raises-exception" in tags:
             body.append(
                 "try:\n" + _indented(text) + "\nexcept Exception:\n    pass  # as the notebook expects"

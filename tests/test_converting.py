@@ -122,7 +122,10 @@ def test_a_handlers_notebook_has_a_payload_and_its_body_as_cells():
     assert not any("def handler" in each or "SystemExit" in each for each in sources)
     assert "    more than one line" in "\n".join(sources), "the text of a docstring is its own"
     assert "# The body is JSON as text." in "\n".join(sources)
-    assert sources[-1].startswith("context.Response(")
+    assert (
+        sources[-1]
+        == 'context.Response(body="related", headers={}, content_type="text/plain", status_code=200)'
+    )
 
 
 def test_what_is_not_used_of_context_and_event_is_not_there():
@@ -138,28 +141,44 @@ def test_what_is_not_used_of_context_and_event_is_not_there():
 
 
 @pytest.mark.parametrize(
-    "source",
+    ("source", "answer"),
     [
-        "def handler(context, event):\n    if not event.body:\n        return 'early'\n    return 'late'\n",
-        "LIMIT = 1\ndef helper():\n    return LIMIT\ndef handler(context, event):\n    LIMIT = 2\n    return str(helper() + LIMIT)\n",
-        "import asyncio\nasync def handler(context, event):\n    await asyncio.sleep(0)\n    return 'late'\n",
-        "def init_context(context):\n    context.user_data.n = 1\ndef handler(context, event):\n    return str(context.user_data.n)\n",
-        "def handler(context, event):\n    text = '''a\n  b'''\n    return text\n",
-        "def handler(context, event): return 'one line'\n",
+        (
+            "def handler(context, event):\n    if not event.body:\n        return 'early'\n    return 'late'\n",
+            "late",
+        ),
+        (
+            "LIMIT = 1\ndef helper():\n    return LIMIT\ndef handler(context, event):\n"
+            "    LIMIT = 2\n    return str(helper() + LIMIT)\n",
+            "3",
+        ),
+        (
+            "import asyncio\nasync def handler(context, event):\n    await asyncio.sleep(0)\n    return 'late'\n",
+            "late",
+        ),
+        (
+            "def init_context(context):\n    context.user_data.n = 1\n"
+            "def handler(context, event):\n    return str(context.user_data.n)\n",
+            "1",
+        ),
+        ("def handler(context, event):\n    text = '''a\n  b'''\n    return text\n", "a\n  b"),
+        ("def handler(context, event): return 'one line'\n", "one line"),
+        (
+            "def handler(context, event):\n    with open('/dev/null') as file:\n        return 'read'\n",
+            "read",
+        ),
     ],
-    ids=["return", "names", "async", "init", "text", "line"],
+    ids=["return", "names", "async", "init", "text", "line", "with"],
 )
-def test_a_body_that_cells_cannot_hold_stays_a_function(source, tmp_path, run, as_nuclio):
+def test_a_body_that_cells_cannot_hold_stays_a_function(source, answer, tmp_path, run, as_nuclio):
     node = to_notebook(source.encode(), "f.py")
     assert any("def handler" in cell.source for cell in node.cells)
-    (tmp_path / "f.py").write_text(source)
     nbformat.write(node, tmp_path / "f.ipynb")
     (tmp_path / "back.py").write_text(to_handler((tmp_path / "f.ipynb").read_bytes(), "f.ipynb"))
-    done = [run(tmp_path / name) for name in ("f.py", "f.ipynb")]
+    done = run(tmp_path / "f.ipynb")
 
-    assert [each.status for each in done] == ["completed"] * 2, done
-    answer = done[0].scraps["response"]["body"]
-    assert done[1].scraps["response"]["body"] == answer
+    assert done.status == "completed", done.error
+    assert done.scraps["response"]["body"] == answer
     assert as_nuclio(tmp_path / "back.py", {})[:2] == ([answer], ["COMPLETED"])
 
 
@@ -240,6 +259,10 @@ def test_the_command_overwrites_nothing(tmp_path, platform):
             [str(tmp_path / "f.ipynb"), "--to", "handler", "--output", str(tmp_path / "g.py")],
             [str(tmp_path / "f.py"), "--to", "handler"],
         )
+    )
+    (tmp_path / "cells.py").write_text("# %%\nprint(1)\n")
+    assert command(platform, "convert", str(tmp_path / "cells.py")).stdout.strip() == str(
+        tmp_path / "cells_handler.py"
     )
 
     assert [each.returncode for each in (first, again, forced, back, same)] == [0, 2, 0, 0, 2], same.stderr

@@ -10,7 +10,9 @@ from test_run import REAL, command
 
 from libsafe_nb import errors, handlers, notebook
 from libsafe_nb.check import check
+from libsafe_nb.replay import replay
 from libsafe_nb.upload import upload
+from libsafe_nb.verify import verify
 
 
 @pytest.fixture
@@ -50,6 +52,16 @@ def test_a_handler_of_the_newer_layout_runs_as_it_is(handler, run, letter, conne
     of_the_author = [cell for cell in executed.cells if "handler" in cell.metadata.get("tags", [])]
     assert [cell.source for cell in of_the_author] == [NEWER]
     assert "INFO called with" in executed.cells[-1].outputs[0].text
+
+
+def test_its_evidence_is_verified_and_replayed_as_any(handler, run, letter, platform):
+    logging = OLDER.replace("request.job_init()", "context.logger.info('begun'); request.job_init()")
+    done = run(handler(logging), files=[letter])
+    report = verify(done.evidence, settings=platform.settings)
+    again = replay(done.evidence, settings=platform.settings)
+
+    assert report.exit_code == 0, report.checks
+    assert again.exit_code == 0, again
 
 
 def test_a_handler_of_the_older_layout_runs_as_it_is(handler, run, letter, connection):

@@ -133,7 +133,9 @@ def export_nuclio(notebook: str, target: str | None, force: bool) -> None:
     help="What to make. Default: a notebook of a handler, a handler of a notebook.",
 )
 @click.option(
-    "--output", metavar="FILE", help="Where it is written. Default: beside FILE, as STEM.ipynb or STEM.py."
+    "--output",
+    metavar="FILE",
+    help="Where it is written. Default: beside FILE, as STEM.ipynb or STEM.py (of a .py, STEM_handler.py).",
 )
 @click.option("--force", is_flag=True, help="Overwrite a file that is there already.")
 def convert_(file: str, form: str | None, output: str | None, force: bool) -> None:
@@ -163,6 +165,9 @@ def convert_(file: str, form: str | None, output: str | None, force: bool) -> No
     else:
         text = converting.to_handler(source, file)
     target = Path(output) if output else path.with_suffix(".ipynb" if is_handler else ".py")
+    if not output and target == path:
+        # A notebook that is kept as Python text.
+        target = path.with_name(f"{path.stem}_handler.py")
     if target.exists() and not force:
         raise UsageError(f"{target}: is there already; --force overwrites it")
     try:

@@ -105,7 +105,8 @@ class Logger:
         told = {**fields, **self._bound}
         if told:
             text += " " + json.dumps(told, ensure_ascii=False, default=str)
-        print(f"{datetime.datetime.now(datetime.UTC):%H:%M:%S.%f} {level} {text}", flush=True)
+        # Without the time, which would differ in a replay; when a cell ran is recorded anyway.
+        print(f"{level} {text}", flush=True)
         attached = session.attached()
         if level in ("WARNING", "ERROR") and attached is not None:
             attached.door.call("log", message=text, type=level, file_id=None)
