@@ -11,19 +11,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from libsafe_nb.digests import digest as digest
+    from libsafe_nb.interactive.payload import payload as payload
     from libsafe_nb.models import Run as Run
-    from libsafe_nb.payload import Payload as Payload
+    from libsafe_nb.payloads import Payload as Payload
     from libsafe_nb.runner import run as run
     from libsafe_nb.secrets import Secret as Secret
     from libsafe_nb.verify import verify as verify
 
-__all__ = ["Payload", "Run", "Secret", "digest", "load_ipython_extension", "local", "nuclio", "run", "verify"]
+__all__ = [
+    "Payload",
+    "Run",
+    "Secret",
+    "digest",
+    "load_ipython_extension",
+    "local",
+    "nuclio",
+    "payload",
+    "run",
+    "unload_ipython_extension",
+    "verify",
+]
 
 _HOMES = {
-    "Payload": "libsafe_nb.payload",
+    "Payload": "libsafe_nb.payloads",
     "Run": "libsafe_nb.models",
     "Secret": "libsafe_nb.secrets",
     "digest": "libsafe_nb.digests",
+    "payload": "libsafe_nb.interactive.payload",
     "run": "libsafe_nb.runner",
     "verify": "libsafe_nb.verify",
 }
@@ -44,7 +58,14 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(ipython: Any) -> None:
-    """`%load_ext libsafe_nb`: makes `import libnova` work where the vendor's library is not installed."""
-    from libsafe_nb import compat
+    """`%load_ext libsafe_nb`: the magic `%libsafe`, and `import libnova` where the vendor's library is not installed."""
+    from libsafe_nb import interactive
 
-    compat.install()
+    interactive.load(ipython)
+
+
+def unload_ipython_extension(ipython: Any) -> None:
+    """`%unload_ext libsafe_nb`: takes both back."""
+    from libsafe_nb import interactive
+
+    interactive.unload(ipython)

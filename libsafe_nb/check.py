@@ -1,38 +1,28 @@
 """
 What is wrong with a notebook before it runs, is uploaded or published: a list of rules, each with a code.
 
-A rule takes an `Examined` notebook and yields what it finds. A new one is a function, a line in `RULES` and a row in
-`docs/check.md`; a test holds the three together.
+A rule takes an `Examined` notebook and yields what it finds; they are in `checking/`, a module for each thing that is
+looked at. A new one is a function, a line in `RULES` and a row in `docs/check.md`; a test holds the three together.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from libsafe_nb import description, notebook, settings
+from libsafe_nb import description, handlers, notebook, percent, settings
+from libsafe_nb.checking import imports, installs, job, keys, order, parameters, places, reading
+from libsafe_nb.checking.examined import Examined, Finder, Found, tags
+from libsafe_nb.checking.silence import Silence
 from libsafe_nb.errors import NotebookError
-from libsafe_nb.redact import SecretSet, find_pasted_keys
-from libsafe_nb.redact.wrappings import Unwrapping
+from libsafe_nb.redact import SecretSet
 from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 
-
-@dataclass(frozen=True)
-class Examined:
-    """A notebook that is looked at, as a parsed JSON of format 4, and the keys that its author is known to have."""
-
-    name: str
-    book: dict[str, Any]
-    secrets: SecretSet = field(default_factory=SecretSet)
-
-    @property
-    def cells(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Each cell with its place, counted from 1 as a reader does."""
-        return enumerate(self.book["cells"], 1)
+__all__ = ["KEYS", "RULES", "Examined", "Finding", "Rule", "check", "configured_secrets", "examine"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,8 @@ class Finding:
     cell
         Its place in the notebook, from 1; None for what belongs to no cell.
     line
-        In the cell's source, or in the output or attachment that the message names; from 1.
+        In the cell's source, or in the output or attachment that the message names; from 1. Of a notebook kept as
+        Python text: in that file.
     """
 
     file: str
@@ -67,17 +58,15 @@ class Finding:
         }
 
 
-Found = tuple[int | None, int, str]
-"""Cell, line and message."""
-
-
 @dataclass(frozen=True)
 class Rule:
     code: str
-    find: Callable[[Examined], Iterator[Found]]
+    find: Finder
 
 
-def check(path: str | Path, *, secrets: SecretSet | None = None) -> list[Finding]:
+def check(
+    path: str | Path, *, secrets: SecretSet | None = None, codes: Collection[str] | None = None
+) -> list[Finding]:
     """
     All that the rules find in a notebook file, in the order of its cells.
 
@@ -86,6 +75,8 @@ def check(path: str | Path, *, secrets: SecretSet | None = None) -> list[Finding
     secrets
         Keys that are known, such as those of the author's settings: they are found in every encoding. Other keys are
         found by how they look.
+    codes
+        Of the rules to ask; by default all of them.
 
     Raises
     ------
@@ -97,18 +88,39 @@ def check(path: str | Path, *, secrets: SecretSet | None = None) -> list[Finding
         source = Path(path).read_bytes()
     except OSError as exc:
         raise NotebookError(f"{name}: cannot be read ({exc.strerror or exc})", notebook=name) from exc
-    # Parsed anew: nbformat's own dictionaries are of a class that answers to any attribute.
-    book = json.loads(json.dumps(notebook.read(source, name=name)))
-    return examine(Examined(name, book, secrets or SecretSet()))
+    node = notebook.read(source, name=name)
+    try:
+        # Parsed anew: nbformat's own dictionaries are of a class that answers to any attribute.
+        book = json.loads(json.dumps(node))
+        found = examine(Examined(name, book, secrets or SecretSet()), codes=codes)
+    except RecursionError as exc:
+        raise NotebookError(
+            f"{name}: expected a notebook, got JSON that nests too deep", notebook=name
+        ) from exc
+    if not percent.is_script(name):
+        return found
+    firsts = percent.first_lines(source, node)
+    # What is told of a cell's metadata stands in the line above it.
+    return [
+        replace(each, line=firsts[each.cell - 1] + (each.line if each.code != "LSN003" else 0) - 1)
+        if each.cell
+        else each
+        for each in found
+    ]
 
 
-def examine(examined: Examined) -> list[Finding]:
+def examine(examined: Examined, *, codes: Collection[str] | None = None) -> list[Finding]:
     """As `check`, of a notebook that was read already."""
+    silence = Silence(examined)
     found = [
         Finding(examined.name, cell, line, rule.code, message)
         for rule in RULES
+        if codes is None or rule.code in codes
+        if rule.code not in OF_NOTEBOOKS or not handlers.is_made(examined.metadata)
         for cell, line, message in rule.find(examined)
+        if rule.code in KEYS or not silence.covers(cell, line, rule.code)
     ]
+    found = [each if each.code in KEYS else _shown(each, examined.secrets) for each in found]
     return sorted(found, key=lambda each: (each.cell or 0, each.code, each.line))
 
 
@@ -128,98 +140,60 @@ def configured_secrets() -> SecretSet:
     )
 
 
+def _shown(finding: Finding, secrets: SecretSet) -> Finding:
+    """A finding that names what the author wrote, without what may be a key: a name without quotes is one easily."""
+    message = re.sub(
+        r"\w+", lambda word: "…" if _may_be_key(word[0]) else word[0], secrets.redact(finding.message)[0]
+    )
+    return replace(finding, message=message)
+
+
+def _may_be_key(word: str) -> bool:
+    """Long, with digits amid its letters: no name that anybody reads."""
+    return any(len(part) >= 12 and re.search(r"[0-9][^\W0-9]", part) is not None for part in word.split("_"))
+
+
 # The rules ------------------------------------------------------------------------------------------------------
 
 
-def key_in_source(examined: Examined) -> Iterator[Found]:
-    for number, cell in examined.cells:
-        for line, message in _keys(examined, str(cell.get("source", ""))):
-            yield number, line, message
-
-
-def key_in_outputs(examined: Examined) -> Iterator[Found]:
-    for number, cell in examined.cells:
-        for place, output in enumerate(cell.get("outputs", ()), 1):
-            for line, message in dict.fromkeys(_in_texts(examined, _texts(output))):
-                yield number, line, f"output {place}: {message}"
-
-
-def key_in_metadata(examined: Examined) -> Iterator[Found]:
-    for line, message in dict.fromkeys(_in_texts(examined, _texts(examined.book.get("metadata", {})))):
-        yield None, line, f"metadata of the notebook: {message}"
-    for number, cell in examined.cells:
-        for part in ("metadata", "attachments"):
-            for line, message in dict.fromkeys(_in_texts(examined, _texts(cell.get(part, {})))):
-                yield number, line, f"{part}: {message}"
-
-
 def description_of_function(examined: Examined) -> Iterator[Found]:
-    for message in description.problems(examined.book.get("metadata", {}).get("libsafe")):
+    for message in description.problems(examined.metadata.get("libsafe")):
         yield None, 1, message
 
 
+def readable(examined: Examined) -> Iterator[Found]:
+    expected = {number for number, cell in examined.cells if "raises-exception" in tags(cell)}
+    for cell in examined.program.cells:
+        if cell.error is not None and cell.number not in expected:
+            line, message = cell.error
+            yield cell.number, line, f"this is not Python ({message}): a run ends here"
+
+
+KEYS = frozenset(("LSN001", "LSN002", "LSN003"))
+"""Findings of keys: no comment switches them off, and a notebook with one is not uploaded."""
+
+OF_NOTEBOOKS = ("LSN004", "LSN005", "LSN020")
+"""Codes of what a plain handler cannot have: a description of itself, and a parameters cell."""
+
 RULES = (
-    Rule("LSN001", key_in_source),
-    Rule("LSN002", key_in_outputs),
-    Rule("LSN003", key_in_metadata),
+    Rule("LSN001", keys.key_in_source),
+    Rule("LSN002", keys.key_in_outputs),
+    Rule("LSN003", keys.key_in_metadata),
     Rule("LSN004", description_of_function),
+    Rule("LSN005", parameters.missing),
+    Rule("LSN006", parameters.several),
+    Rule("LSN007", parameters.payload),
+    Rule("LSN008", parameters.ill_typed),
+    Rule("LSN009", readable),
+    Rule("LSN010", places.absolute_paths),
+    Rule("LSN011", order.counts),
+    Rule("LSN012", order.undefined),
+    Rule("LSN013", imports.undeclared),
+    Rule("LSN014", job.begins),
+    Rule("LSN015", job.ends),
+    Rule("LSN016", installs.installs),
+    Rule("LSN017", reading.unused),
+    Rule("LSN018", reading.lost),
+    Rule("LSN019", reading.undeclared),
+    Rule("LSN020", parameters.described),
 )
-
-
-# Keys -----------------------------------------------------------------------------------------------------------
-
-_TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
-_REMEDY = "take it from the payload or the environment instead"
-
-
-def _in_texts(examined: Examined, texts: Iterable[str]) -> Iterator[tuple[int, str]]:
-    for text in texts:
-        yield from _keys(examined, text)
-
-
-def _keys(examined: Examined, text: str) -> Iterator[tuple[int, str]]:
-    """Line and message for each key in a text; of a known key by its name, also where its looks give it away."""
-    known: dict[int, str] = {}
-    for span in examined.secrets.find(text):
-        if span.form != "derived":
-            known[_line(text, span.start)] = f"{span.secret} of the settings stands in the text ({span.form})"
-    for wrapped in Unwrapping(examined.secrets).text(text) if examined.secrets.secrets else ():
-        for name, form in wrapped.findings.secrets:
-            known.setdefault(
-                _line(text, wrapped.start), f"{name} of the settings stands in the text ({form})"
-            )
-    for line, message in sorted(known.items()):
-        yield line, f"{message}: {_REMEDY}"
-    # A traceback shows the source in colours, between the letters of it.
-    for key in find_pasted_keys(_TERMINAL.sub("", text)):
-        if key.line not in known:
-            yield key.line, key.message
-
-
-def _line(text: str, position: int) -> int:
-    return text.count("\n", 0, position) + 1
-
-
-def _texts(value: Any, name: str = "") -> Iterator[str]:
-    """
-    The texts in a part of a notebook: lists of lines as one; a named value with its name, as it gives a key away.
-
-    What is no text, such as a picture, is a text as well: a known key may lie in it in base64.
-    """
-    if isinstance(value, str):
-        yield value
-        if _is_word(name) and "\n" not in value:
-            yield f'{name} = "{value}"'
-    elif isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        yield "".join(value) if any(each.endswith("\n") for each in value) else "\n".join(value)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _texts(each, name)
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            yield str(key)
-            yield from _texts(each, str(key))
-
-
-def _is_word(name: str) -> bool:
-    return re.fullmatch(r"[A-Za-z_][\w.\-]{0,80}", name) is not None

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from libsafe_nb import settings as settings_
 from libsafe_nb.errors import PlatformError, SettingsError, Unreachable
-from libsafe_nb.payload import Payload
+from libsafe_nb.payloads import Payload
 from libsafe_nb.secrets import SAMPLE_KEY
 from libsafe_nb.settings import S3Settings, Settings
 

@@ -3,6 +3,7 @@ How a function notebook describes itself: `metadata.libsafe` of the notebook fil
 
     title, description, version, author, license     text; the licence as an SPDX identifier or a URL
     effects                                          what it does to a file: PREMIS event types, as codes
+    requirements                                     optional: the packages that it imports, as PEP 508 has them
 
 A notebook without them runs all the same; its record then has less to say. Of one that has some of them `check` says
 which are missing, and which are not as they should be.
@@ -10,6 +11,7 @@ which are missing, and which are not as they should be.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,9 +92,10 @@ def problems(metadata: Any) -> list[str]:
         return []
     if not isinstance(metadata, Mapping):
         return [f"metadata.libsafe: expected an object, found {_kind(metadata)}"]
+    needs = _requirement_problems(metadata.get("requirements"))
     if not any(name in metadata for name in (*TEXTS, "effects")):
-        return []
-    found = [
+        return needs
+    found = needs + [
         f"metadata.libsafe.{name}: expected a text, found {_kind(metadata.get(name))}"
         for name in TEXTS
         if not (isinstance(metadata.get(name), str) and metadata[name].strip())
@@ -109,6 +112,42 @@ def problems(metadata: Any) -> list[str]:
         for number, each in enumerate(effects, 1)
         if not (isinstance(each, str) and each in EVENT_TYPES)
     ]
+
+
+def required(metadata: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the packages in `requirements`, canonical; what is none is left out, and `problems` tells it."""
+    given = metadata.get("requirements")
+    names = (_name(each) for each in given) if isinstance(given, (list, tuple)) else ()
+    return frozenset(name for name in names if name)
+
+
+def canonical(name: str) -> str:
+    """A package's name as others can be compared with it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _requirement_problems(given: Any) -> list[str]:
+    if given is None:
+        return []
+    if not isinstance(given, (list, tuple)):
+        return [
+            f"metadata.libsafe.requirements: expected a list such as ['pillow>=10'], found {_kind(given)}"
+        ]
+    return [
+        f"metadata.libsafe.requirements, entry {number}: expected a package as PEP 508 has it, such as 'pillow>=10',"
+        " found something else"
+        for number, each in enumerate(given, 1)
+        if _name(each) is None
+    ]
+
+
+def _name(requirement: Any) -> str | None:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        return canonical(Requirement(requirement).name) if isinstance(requirement, str) else None
+    except InvalidRequirement:
+        return None
 
 
 def _kind(value: Any) -> str:

@@ -1,5 +1,5 @@
 """
-What the runner does for the kernel that knocks at the door: hand out the keys once, note effects, write to the job.
+What the runner does for the kernel that knocks at the door: hand out the keys once, note effects, write to the job, run errands.
 
 A message of the function is written down before it is sent, and is not lost when the platform is away: `log` then
 returns all the same, and the message is sent, in its place, with the next that gets through, or at the run's end.
@@ -22,6 +22,7 @@ from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import record
+from libsafe_nb.errands import Errands
 from libsafe_nb.errors import PlatformError, Unreachable, UsageError
 from libsafe_nb.patience import BUDGET
 from libsafe_nb.redact.matching import SecretSet
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from libsafe_nb.connection import Connection
     from libsafe_nb.execution import CellState
     from libsafe_nb.models import Replay
-    from libsafe_nb.shapes import Descriptor
 
 AWAY = 15.0
 """Seconds in which no message is tried after one was not answered: a function that logs much would wait at each."""
@@ -62,6 +62,8 @@ class Desk:
         params: Mapping[str, Secret],
         log: Path,
         secrets: SecretSet,
+        payload: Mapping[str, Any],
+        files: Iterable[Mapping[str, Any]],
         replay: Replay | None = None,
     ) -> None:
         self.events: list[dict[str, Any]] = []
@@ -72,6 +74,16 @@ class Desk:
         self._run, self._job, self._api, self._secrets = run, job, dict(api), secrets
         self._params = params
         self._replay = replay
+        self._errands = Errands(
+            self._connection,
+            run=run,
+            job=job,
+            payload=payload,
+            files=files,
+            secrets=secrets,
+            replay=replay,
+            answer=self.answer,
+        )
         self.fault: OSError | None = None
         self._nonce_spent = False
         self._lock = threading.Lock()
@@ -87,6 +99,7 @@ class Desk:
     def close(self) -> None:
         """Force what was noted to the disk, and take no more; a message that is still being sent counts as unsent."""
         self._connection.close()
+        self._errands.close()
         with self._lock:
             log, self._log = self._log, -1
         for last in (os.fsync, os.close):
@@ -99,15 +112,14 @@ class Desk:
         return list(self._unsent)
 
     def answer(self, do: str, fields: dict[str, Any]) -> Any:
-        """One request from the door; see the methods below for the words it knows."""
+        """One request from the door; the methods below and `errands.py` have the words it knows."""
         doing: dict[str, Callable[..., Any]] = {
             "keys": self._keys,
             "event": self._event,
             "verdict": self._verdict,
             "log": self._message,
-            "hash": self._hash,
-            "metadata": self._metadata,
             "end": self._verdict,
+            **self._errands.known,
         }
         if do not in doing:
             raise UsageError(f"the door knows no {do!r}")
@@ -198,27 +210,6 @@ class Desk:
                 self._unsent.pop(0)
                 with self._lock:
                     self._append({"kind": "sent", "key": event["key"]})
-
-    def _hash(self, *, file_id: str, algorithm: str, value: str) -> None:
-        event = {"kind": "hash", "file_id": file_id, "algorithm": algorithm, "value": value}
-        if self._stubs:
-            self._event(event={**event, "stubbed": True})
-            return
-        self._connection.client.set_hash(file_id, algorithm, value)
-        self._event(event=event)
-
-    def _metadata(self, *, file_id: str, metadata: list[Descriptor]) -> None:
-        codes = [str(each.get("iecode")) for each in metadata]
-        event = {"kind": "metadata", "target": "file", "id": file_id, "iecodes": codes}
-        if self._stubs:
-            self._event(event={**event, "stubbed": True})
-            return
-        self._connection.client.set_metadata(file_id, metadata)
-        self._event(event=event)
-
-    @property
-    def _stubs(self) -> bool:
-        return self._replay is not None and self._replay.stub
 
 
 OWN = frozenset({"sent", "refused", "verdict", "cell"})

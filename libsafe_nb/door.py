@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from libsafe_nb import errors
 
@@ -130,6 +130,16 @@ class Door:
                 if quiet
                 else {"error": {"type": "ExecutionError", "message": f"{type(exc).__name__}: {exc}"}}
             )
+
+
+class Speaker(Protocol):
+    """Who speaks to a run: through the door (`DoorClient`), or within the runner itself."""
+
+    def call(self, do: str, **fields: Any) -> Any: ...
+
+    def tell(self, do: str, **fields: Any) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class DoorClient:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -107,9 +108,9 @@ def as_notebook(source: bytes, name: str) -> Any:
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
-def is_made(node: Any) -> bool:
-    """Whether a notebook is one that `as_notebook` made."""
-    mark = node.metadata.get(MARK)
+def is_made(metadata: Mapping[str, Any]) -> bool:
+    """Whether a notebook, of which this is the metadata, is one that `as_notebook` made."""
+    mark = metadata.get(MARK)
     return isinstance(mark, dict) and mark.get("kind") == NAME
 
 

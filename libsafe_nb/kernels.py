@@ -40,6 +40,11 @@ MAX_SOCKET_PATH = 107
 LOCAL = "local-provisioner"
 """jupyter_client's name for starting a kernel as a process of this machine."""
 
+_BASH = (sys.executable, "-m", "bash_kernel", "-f", "{connection_file}")
+
+OURS = "libsafe"
+"""The kernelspec "LIBSAFE Go (Python)" that comes with this package."""
+
 TAIL = 8192
 """Bytes kept of what a kernel writes to its own stdout and stderr (not the cells' outputs)."""
 
@@ -86,6 +91,7 @@ def check(
         The message names the kernel, those that exist, and the remedy.
     """
     from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager, NoSuchKernel
+    from jupyter_client.kernelspec import KernelSpec as Spec
 
     specs = KernelSpecManager()
     if not kernel_name:
@@ -93,8 +99,9 @@ def check(
         raise NotebookError(
             f"the notebook names no kernel{wanted} (metadata.kernelspec.name). {_choice(specs, language)}"
         )
-    if kernel_name == "python":
-        # As in jupyter_client: notebooks of all ages say so and mean whatever Python there is.
+    if kernel_name == "python" or (kernel_name == OURS and OURS not in specs.find_kernel_specs()):
+        # As in jupyter_client: notebooks of all ages say so and mean whatever Python there is. So does ours, which
+        # differs from it by the extension that a run's kernel gets anyhow; not every install brings its kernelspec.
         kernel_name = NATIVE_KERNEL_NAME
     try:
         found = specs.get_kernel_spec(kernel_name)
@@ -102,10 +109,13 @@ def check(
         if kernel_name in specs.find_kernel_specs():
             # It is there, but jupyter_client has not got what starts it elsewhere.
             raise _not_local(kernel_name) from exc
-        raise NotebookError(
-            f"the notebook asks for the kernel {kernel_name!r}, which is not installed here. "
-            f"{_choice(specs, language)}"
-        ) from exc
+        if kernel_name != "bash" or _missing_here(["bash_kernel"]):
+            raise NotebookError(
+                f"the notebook asks for the kernel {kernel_name!r}, which is not installed here. "
+                f"{_choice(specs, language)}"
+            ) from exc
+        # Its wheel brings no kernelspec: a command of its own writes one, which nobody need know of.
+        found = Spec(argv=list(_BASH), language="bash", env={"PS1": "$"})
     provisioner = found.metadata.get("kernel_provisioner", {}).get("provisioner_name", LOCAL)
     if provisioner != LOCAL:
         raise _not_local(kernel_name)
@@ -118,6 +128,10 @@ def check(
     ipykernel = any(arg.startswith("ipykernel") for arg in argv)
     if ipykernel:
         _check_python(kernel_name, argv[0], ["ipykernel", *([extension] if extension else [])])
+    elif argv[1:3] == list(_BASH[1:3]):
+        _check_python(kernel_name, argv[0], ["bash_kernel", "libsafe_nb"])
+        # The same kernel, which tells the truth of a cell that ends the shell.
+        argv[2] = "libsafe_nb.bashkernel"
     return KernelSpec(
         name=kernel_name,
         language=found.language,
@@ -186,6 +200,8 @@ def start(
         if spec.ipykernel:
             argv += _ipykernel_options(extension)
         complete = _complete(spec, env)
+        if not spec.ipykernel:
+            _answer_by_other_names(folder)
         if spec.ipykernel:
             # Not the option --ipython-dir: setting it, IPython 9 takes the working directory out of sys.path.
             (folder / "ipython").mkdir()
@@ -194,6 +210,16 @@ def start(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _answer_by_other_names(folder: Path) -> None:
+    """
+    Have a kernel found that puts its sockets at `k:1` and so on, as R's does: Jupyter's own name is `k-1`.
+
+    A socket is reached through a link as well, and a kernel that uses Jupyter's names puts its sockets in the links' place.
+    """
+    for number in range(1, len(CHANNELS) + 1):
+        (folder / f"k-{number}").symlink_to(f"k:{number}")
 
 
 def ask(spec: KernelSpec, source: str) -> str | None:
@@ -458,4 +484,8 @@ def _choice(specs: object, language: str | None) -> str:
     remedy = "Choose one of them in JupyterLab (Kernel > Change Kernel) or install the missing one"
     if language in (None, "python"):
         remedy += ", for Python with: python -m ipykernel install --user --name NAME"
+    elif language == "bash":
+        remedy += ", for bash with: pip install 'libsafe-nb[bash]'"
+    elif language == "R":
+        remedy += ", for R with Debian's r-cran-irkernel or R's own IRkernel::installspec()"
     return f"Installed are: {', '.join(names)}. {remedy}."

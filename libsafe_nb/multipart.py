@@ -1,4 +1,4 @@
-"""One upload on its way to S3: one request for a small file, else parts, a few at once."""
+"""A large object on its way into S3, from here or from another place there: one request, else parts, a few at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from libsafe_nb import s3wire
 from libsafe_nb.errors import ObjectNotFound, StorageError
-from libsafe_nb.objects import Stored
+from libsafe_nb.objects import ObjectInfo, Stored
 
 if TYPE_CHECKING:
     from libsafe_nb.storage import Storage
@@ -25,6 +25,11 @@ IN_FLIGHT = 3
 """Parts of one upload under way at once, so at most 5 parts are in memory: 80 MB."""
 
 
+COPIED_WHOLE = 4 * 1024**3
+"""Bytes of an object that is copied in one request; S3 takes up to 5 GiB."""
+
+COPIED_PART = 1024**3
+
 ABORT_SECONDS = 5.0
 """For the parts of a failed upload to be dropped; the caller waits for its error meanwhile."""
 
@@ -33,10 +38,19 @@ class Upload:
     """One upload on its way: one request for a small file, else parts, a few at once."""
 
     def __init__(
-        self, storage: Storage, container: str, path: str, key: str, arguments: Mapping[str, Any]
+        self,
+        storage: Storage,
+        container: str,
+        path: str,
+        key: str,
+        arguments: Mapping[str, Any],
+        *,
+        if_none_match: bool = False,
+        if_match: str | None = None,
     ) -> None:
         self._storage, self._container, self._path, self._key = storage, container, path, key
         self._arguments = arguments
+        self._if_none_match, self._if_match = if_none_match, if_match
         self._stop = threading.Event()
 
     def send(self, source: BinaryIO, *, size: int | None, expected: str | None) -> Stored:
@@ -49,6 +63,8 @@ class Upload:
                 self._container,
                 self._path,
                 first,
+                if_none_match=self._if_none_match,
+                if_match=self._if_match,
                 content_type=self._arguments["ContentType"],
                 metadata={k: v for k, v in self._arguments["Metadata"].items() if k != "sha256"},
             )
@@ -83,7 +99,7 @@ class Upload:
             parts = sorted(done, key=lambda each: each["PartNumber"])
             answer = self._complete(upload, parts, total)
         except BaseException:
-            self._abort(upload)
+            _abort(self._storage, self._key, upload)
             raise
         return Stored(
             self._container,
@@ -121,8 +137,15 @@ class Upload:
                 return None
             return {"ETag": found.etag, "VersionId": found.version_id}
 
+        conditions = {"IfNoneMatch": "*"} if self._if_none_match else {}
+        if self._if_match is not None:
+            conditions["IfMatch"] = s3wire.quoted(self._if_match)
         return self._call(
-            "complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": parts}, settle=settle
+            "complete_multipart_upload",
+            UploadId=upload,
+            MultipartUpload={"Parts": parts},
+            settle=settle,
+            **conditions,
         )
 
     def _call(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
@@ -137,12 +160,79 @@ class Upload:
                 key=self._key,
             )
 
-    def _abort(self, upload: str) -> None:
-        try:
-            self._call("abort_multipart_upload", UploadId=upload, budget=ABORT_SECONDS)
-        except Exception:
-            # The first error is the one to tell; the parts left behind are the bucket's to expire.
+
+class Copying:
+    """One object on its way to another key, within the storage; `source` is the very version that is copied."""
+
+    def __init__(self, storage: Storage, source: ObjectInfo, key: str, target: str) -> None:
+        self._storage, self._source, self._target = storage, source, target
+        self._from: dict[str, Any] = {"Bucket": storage.bucket, "Key": key}
+        self._condition: dict[str, Any] = {}
+        if source.version_id is not None:
+            self._from["VersionId"] = source.version_id
+        else:
+            self._condition["CopySourceIfMatch"] = s3wire.quoted(source.etag)
+
+    def run(self, *, if_none_match: bool) -> None:
+        arguments = {"IfNoneMatch": "*"} if if_none_match else {}
+        if self._source.size <= COPIED_WHOLE:
+            self._call(
+                "copy_object", CopySource=self._from, **self._condition, **arguments, settle=self._settle
+            )
             return
+        more = {
+            "ContentType": self._source.content_type or "application/octet-stream",
+            "Metadata": dict(self._source.metadata),
+        }
+        upload = str(self._call("create_multipart_upload", **more)["UploadId"])
+        try:
+            parts = [
+                self._copy_part(upload, number, at)
+                for number, at in enumerate(range(0, self._source.size, COPIED_PART), 1)
+            ]
+            self._call(
+                "complete_multipart_upload",
+                UploadId=upload,
+                MultipartUpload={"Parts": parts},
+                **arguments,
+                settle=self._settle,
+            )
+        except BaseException:
+            _abort(self._storage, self._target, upload)
+            raise
+
+    def _copy_part(self, upload: str, number: int, at: int) -> dict[str, Any]:
+        end = min(at + COPIED_PART, self._source.size) - 1
+        answer = self._call(
+            "upload_part_copy",
+            UploadId=upload,
+            PartNumber=number,
+            CopySource=self._from,
+            CopySourceRange=f"bytes={at}-{end}",
+            **self._condition,
+        )
+        return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
+
+    def _settle(self, again: dict[str, Any]) -> Mapping[str, Any] | None:
+        container, _, path = self._target.partition("/")
+        try:
+            found = self._storage.head(container, path)
+        except ObjectNotFound:
+            return None
+        known = self._source.metadata.get("sha256")
+        same = found.metadata.get("sha256") == known if known else found.etag == self._source.etag
+        return {} if same and found.size == self._source.size else None
+
+    def _call(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
+        return self._storage.call(operation, self._target, **arguments)
+
+
+def _abort(storage: Storage, key: str, upload: str) -> None:
+    try:
+        storage.call("abort_multipart_upload", key, UploadId=upload, budget=ABORT_SECONDS)
+    except Exception:
+        # The first error is the one to tell; the parts left behind are the bucket's to expire.
+        return
 
 
 def _read(source: BinaryIO, size: int) -> bytes:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from libsafe_nb import handlers, percent, record
+from libsafe_nb import handlers, languages, percent, record
 from libsafe_nb.errors import NotebookError, ParameterError
 from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 
@@ -151,11 +151,19 @@ def read(source: bytes, *, name: str) -> Any:
     except NotebookError:
         raise
     except Exception as exc:  # nbformat raises whatever the damage leads to: AttributeError, KeyError …
-        found = str(exc).strip().splitlines()[0][:160] if str(exc).strip() else type(exc).__name__
         raise NotebookError(
-            f"{name}: expected a Jupyter notebook, got something else ({found})", notebook=name
+            f"{name}: expected a Jupyter notebook, got something else ({_reason(exc)})", notebook=name
         ) from exc
     return node
+
+
+def _reason(exc: Exception) -> str:
+    try:
+        lines = str(exc).strip().splitlines()
+    except RecursionError:
+        # jsonschema's errors show what they are of, however deep that is.
+        lines = []
+    return lines[0][:160] if lines else type(exc).__name__
 
 
 def _mend(node: Any) -> None:
@@ -207,16 +215,26 @@ def from_script(source: bytes, *, name: str) -> FunctionNotebook:
 
 
 def _prepare(node: Any, *, name: str, sha256: str) -> FunctionNotebook:
-    code_sha256 = record.code_hash(node.cells)
+    try:
+        code_sha256 = record.code_hash(node.cells)
+    except ValueError as exc:
+        raise NotebookError(
+            f"{name}: expected a notebook whose code is text, got half a character (a lone surrogate) in it",
+            notebook=name,
+        ) from exc
     spec = node.metadata.get("kernelspec", {})
-    language = spec.get("language") or node.metadata.get("language_info", {}).get("name") or "python"
+    language = (
+        spec.get("language")
+        or node.metadata.get("language_info", {}).get("name")
+        or languages.OF_KERNELS.get(spec.get("name"), "python")
+    )
     tagged = [cell for cell in node.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) > 1:
         raise NotebookError(
             f"{name}: expected one cell tagged 'parameters', got {len(tagged)}", notebook=name
         )
-    is_handler = handlers.is_made(node)
-    found = _python(node, tagged) if language == "python" else _Found()
+    is_handler = handlers.is_made(node.metadata)
+    found = _python(node, tagged) if language == "python" else _other(tagged, language)
     if is_handler:
         # What is assigned in a handler's file is its own: the payload comes with the event.
         found.name, found.parameters = None, {}
@@ -247,7 +265,7 @@ class _Found:
 
 def _python(node: Any, tagged: list[Any]) -> _Found:
     found = _Found()
-    is_handler = handlers.is_made(node)
+    is_handler = handlers.is_made(node.metadata)
     for cell in node.cells:
         if cell.cell_type != "code" or "injected-parameters" in cell.metadata.get("tags", []):
             continue
@@ -257,7 +275,7 @@ def _python(node: Any, tagged: list[Any]) -> _Found:
         is_tagged = cell in tagged
         if payload and found.name is None:
             found.name = payload
-            _declare_payload(found, assigned[payload][1])
+            _declare_payload(found, _sample(assigned[payload][1]))
         if is_tagged and _only_parameters(body):
             if payload:
                 found.substitutions += _blank_keys(cell, payload, assigned[payload][1])
@@ -267,18 +285,49 @@ def _python(node: Any, tagged: list[Any]) -> _Found:
                     if declared.secret and isinstance(declared.default, str):
                         found.pasted[target] = declared.default
             found.substitutions += _blank_secrets(cell, found)
-        elif payload and _is_literal(assigned[payload][1]) and not is_handler:
-            found.substitutions.append(_substitute(cell, payload, assigned[payload][0]))
+        elif (
+            payload
+            and not is_handler
+            and (_is_literal(assigned[payload][1]) or asks_for_payload(assigned[payload][1]))
+        ):
+            # Who asks for the payload is given the run's; a literal gives way to it.
+            if not asks_for_payload(assigned[payload][1]):
+                found.substitutions.append(_substitute(cell, payload, assigned[payload][0]))
             if is_tagged:
                 cell.metadata["tags"] = [tag for tag in cell.metadata["tags"] if tag != "parameters"]
     return found
 
 
+def _other(tagged: list[Any], language: str) -> _Found:
+    """In another language the payload is JSON text, and what the language tells of a value is its type (`languages.py`)."""
+    found = _Found()
+    for cell in tagged:
+        assigned = languages.declared(language, cell.source)
+        found.name = next((each for each in PAYLOAD_NAMES if each in assigned), None)
+        sample = languages.payload_text(assigned.get(found.name) if found.name else None)
+        _declare_payload(found, sample)
+        for name, value in found.pasted.items():
+            written = json.dumps(value)[1:-1] if isinstance(value, str) else ""
+            if name != "url" and written in cell.source and _may_be_key(value):
+                first = cell.source[: cell.source.index(written)].count("\n") + 1
+                cell.source = cell.source.replace(written, BLANK)
+                found.substitutions.append(Substitution(cell.id, f"{found.name}.api.{name}", first, first))
+        for name, value in assigned.items():
+            if name not in PAYLOAD_NAMES:
+                # Of bash's values, which are all text, nothing is known.
+                kind = Any if language == languages.BASH else _type_of(value)
+                found.parameters[name] = Parameter(name, kind, value, in_payload=False)
+    return found
+
+
 def _statements(source: str) -> list[ast.stmt]:
-    """The cell's top-level statements; none where it holds magics, which are not Python."""
+    """The cell's top-level statements; none where it holds magics, which are not Python, or nests too deep for the parser."""
     try:
-        return ast.parse(source).body
-    except (SyntaxError, ValueError):
+        with warnings.catch_warnings():
+            # Of the author's escapes in strings and the like; the kernel tells them.
+            warnings.simplefilter("ignore")
+            return ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
 
 
@@ -302,6 +351,11 @@ def _only_parameters(body: list[ast.stmt]) -> bool:
 
 def _is_literal(value: ast.expr | None) -> bool:
     return isinstance(value, ast.Dict)
+
+
+def asks_for_payload(value: ast.expr | None) -> bool:
+    """Whether it is `libsafe_nb.payload(…)`, by which a notebook gets its payload in an interactive session."""
+    return isinstance(value, ast.Call) and ast.unparse(value.func) in ("libsafe_nb.payload", "payload")
 
 
 def _substitute(cell: Any, name: str, statement: ast.stmt) -> Substitution:
@@ -382,24 +436,39 @@ def _may_be_key(value: Any) -> bool:
     return isinstance(value, str) and value != SAMPLE_KEY and not weakness(value)
 
 
-def _declare_payload(found: _Found, value: ast.expr | None) -> None:
-    try:
-        default = ast.literal_eval(value) if value is not None else {}
-        api = default.get("api", {})
-        found.pasted.update(api if isinstance(api, dict) else {})
-        declared = default.get("function_params", {})
+def _declare_payload(found: _Found, default: Any) -> None:
+    """Take keys and declared parameters from the payload that the notebook holds, as far as it is one."""
+    api, declared = (
+        default.get(name) if isinstance(default, dict) else None for name in ("api", "function_params")
+    )
+    if isinstance(api, dict):
+        found.pasted.update(api)
+    if isinstance(declared, dict):
         for name, each in declared.items():
             found.parameters[str(name)] = Parameter(str(name), _type_of(each), each, in_payload=True)
-    except (ValueError, TypeError, AttributeError, SyntaxError, RecursionError):
-        # Computed rather than written out: nothing can be known of it before it runs.
-        return
+
+
+def _sample(value: ast.expr | None) -> Any:
+    """The payload that is written out there; of one that is asked for, the parameters that it is asked with."""
+    if isinstance(value, ast.Call) and asks_for_payload(value):
+        return {
+            "function_params": next(
+                (_literal(each.value) for each in value.keywords if each.arg == "params"), {}
+            )
+        }
+    return _literal(value)
+
+
+def _literal(value: ast.expr | None) -> Any:
+    """What is written out there; None for what is computed: nothing can be known of it before it runs."""
+    try:
+        return ast.literal_eval(value) if value is not None else None
+    except (ValueError, TypeError, SyntaxError, RecursionError):
+        return None
 
 
 def _declare(name: str, statement: ast.stmt, value: ast.expr | None) -> Parameter:
-    try:
-        default = ast.literal_eval(value) if value is not None else None
-    except (ValueError, TypeError, SyntaxError, RecursionError):
-        default = None
+    default = _literal(value)
     if isinstance(statement, ast.AnnAssign):
         return Parameter(name, _annotation(ast.unparse(statement.annotation)), default, in_payload=False)
     return Parameter(name, _type_of(default), default, in_payload=False)

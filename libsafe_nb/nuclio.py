@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from libsafe_nb.compat.called import Response
 from libsafe_nb.errors import LibsafeError, NotebookError, PayloadError, SettingsError, UsageError
-from libsafe_nb.payload import Payload
+from libsafe_nb.payloads import Payload
 
 if TYPE_CHECKING:
     from libsafe_nb.models import Run

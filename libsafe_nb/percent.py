@@ -61,6 +61,27 @@ def read(source: bytes, *, name: str) -> Any:
     return node
 
 
+def first_lines(source: bytes, node: Any) -> list[int]:
+    """
+    For each cell that was read from such a text, the line of the text in which its source begins, from 1.
+
+    jupytext tells none. A cell's lines stand in the text as they are, or behind a `#`: markdown, and magics.
+    """
+    lines = [_bare(line) for line in source.decode("utf-8-sig").splitlines()]
+    found, at = [], 0
+    for cell in node.cells:
+        wanted = [_bare(line) for line in cell.source.splitlines()]
+        starts = range(at, len(lines) - len(wanted) + 1) if any(wanted) else ()
+        first = next((start for start in starts if lines[start : start + len(wanted)] == wanted), None)
+        found.append((at if first is None else first) + 1)
+        at = at if first is None else first + len(wanted)
+    return found
+
+
+def _bare(line: str) -> str:
+    return line.strip().removeprefix("#").strip()
+
+
 def write(node: Any, *, name: str) -> str:
     """
     A notebook as such a text, with its kernel and its description (`metadata.libsafe`) in the header.

@@ -19,7 +19,7 @@ from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import Forbidden, NotebookError, NotFound, ObjectNotFound, ParameterError, UsageError
 from libsafe_nb.notebook import FunctionNotebook
 from libsafe_nb.papermill_io import split
-from libsafe_nb.payload import Payload
+from libsafe_nb.payloads import Payload
 from libsafe_nb.redact.matching import SecretSet
 from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 from libsafe_nb.settings import Settings
@@ -91,7 +91,7 @@ def prepare(
     bound, warnings = _bind(function, given, params) if function else ({}, [])
     witnessed = witness.load(settings or settings_.load())
     connection = connect(given, settings=settings)
-    _check_target(
+    check_target(
         connection,
         container or (given.container if given else DEFAULT_CONTAINER),
         job or (given.job if given else ""),
@@ -103,7 +103,7 @@ def prepare(
     secrets = _secrets(connection, given, function, {**own, **witnessed.secrets()})
     base = given or Payload.manual(container=container or DEFAULT_CONTAINER)
     base = base.replace(container=container, params=bound)
-    found = _find_files(connection, base, files, uploads)
+    found = find_files(connection, base, files, uploads)
     base = base.replace(
         api={**base.api, "url": connection.settings.url},
         file_ids=[each["id"] for each in found],
@@ -127,7 +127,7 @@ def prepare(
     )
 
 
-def _check_target(connection: Connection, container: str, job: str) -> None:
+def check_target(connection: Connection, container: str, job: str) -> None:
     """The container and the job are there, and the job has not ended."""
     try:
         connection.client.container(_id("container", container))
@@ -266,7 +266,7 @@ def _bind(
     ]
 
 
-def _find_files(
+def find_files(
     connection: Connection, payload: Payload, files: Sequence[str], uploads: list[Path]
 ) -> list[dict[str, Any]]:
     """The run's files as the platform knows them, in order, each once. Uploads come last: a typing error stores nothing."""

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
+import shlex
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -19,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import atomic, closing, environment, evidence, kernels, lease, record, recover
+from libsafe_nb import atomic, closing, environment, evidence, kernels, languages, lease, record, recover
 from libsafe_nb.description import described
 from libsafe_nb.desk import Desk
 from libsafe_nb.door import STUB, VARIABLE, Door
@@ -35,7 +38,7 @@ from libsafe_nb.facts import Facts
 from libsafe_nb.interrupts import Interrupts
 from libsafe_nb.journal import SOCKETS, Journal
 from libsafe_nb.models import Replay, Run
-from libsafe_nb.payload import Payload
+from libsafe_nb.payloads import Payload
 from libsafe_nb.plan import Plan, prepare, within
 from libsafe_nb.processes import ProcessId
 from libsafe_nb.redact import LiveFilter, Redaction, redact_document
@@ -47,6 +50,9 @@ if TYPE_CHECKING:
 
 HURRY = 10.0
 """Seconds for each call after a signal."""
+
+COMMANDS = "bin"
+"""Folder within the run's that comes first in the kernel's PATH."""
 
 
 def run(
@@ -148,6 +154,7 @@ class _Course:
         self.run = Run(plan.run, plan.payload.job, plan.payload.container, course=self)
         self.fault: Exception | None = None
         self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
         self._fault: BaseException | None = None
 
     def cancel(self, reason: str) -> None:
@@ -156,8 +163,8 @@ class _Course:
     def wait(self, timeout: float | None) -> None:
         if self._thread is None or self._thread is threading.current_thread():
             return
-        self._thread.join(timeout)
-        if self._thread.is_alive():
+        # Not `join`: a KeyboardInterrupt in it makes Python (to 3.12) take the thread for ended.
+        if not self._ended.wait(timeout):
             raise TimeoutError(f"run {self.run.run} has not ended within {timeout:g} s")
         if self._fault is not None:
             raise self._fault
@@ -174,6 +181,8 @@ class _Course:
             self.run.error = {"type": type(exc).__name__, "message": str(exc), "cell_id": None}
             self.run.exit_code = exc.exit_code if isinstance(exc, LibsafeError) else 3
             self.run.status = "errored"
+        finally:
+            self._ended.set()
 
     def travel(self) -> Run:
         """The whole run; its `Run`, brought up to date. What a listener of the caller's raised is raised at its end."""
@@ -279,7 +288,7 @@ def _facts(plan: Plan, started: datetime) -> Facts:
     from importlib.metadata import version
 
     payload, function, connection = plan.payload, plan.function, plan.connection
-    stored = payload.replace(api=_parameters(plan)[function.payload_name]["api"]).to_dict()
+    stored = _payload(plan)
     versions = {name: version(name) for name in ("libsafe-nb", "papermill", "nbclient", "ipykernel")}
     known = {
         "trigger": payload.trigger,
@@ -328,11 +337,24 @@ def _begin(plan: Plan, facts: Facts) -> Journal:
         facts.write(journal.folder)
         atomic.write_text(journal.folder / "in.ipynb", nbformat.writes(plan.function.node))
         (journal.folder / "work").mkdir(mode=0o700)
+        _put_command(journal.folder / COMMANDS)
         journal.write("begun", **ProcessId.of(os.getpid()).as_dict())
     except BaseException:
         journal.remove()
         raise
     return journal
+
+
+def _put_command(folder: Path) -> None:
+    """
+    `libsafe-nb` for cells, that of this very Python: its own folder need not be in the PATH, and another one in it would
+    be another version.
+    """
+    folder.mkdir(mode=0o700)
+    program = folder / "libsafe-nb"
+    # -P: a module that the function writes into its directory is not taken for one of ours.
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -m libsafe_nb "$@"\n')
+    program.chmod(0o700)
 
 
 def _with_job(plan: Plan, journal: Journal) -> Plan:
@@ -399,6 +421,8 @@ def _at_the_door(
         params=plan.supplied,
         log=journal.folder / "events.jsonl",
         secrets=plan.secrets,
+        payload=_payload(plan),
+        files=plan.files,
         replay=plan.replay,
     )
     with contextlib.closing(desk):
@@ -468,10 +492,13 @@ def _execute(course: _Course, journal: Journal, desk: Desk, door: Path) -> Outco
     execution.save_to = journal.folder / "executed.ipynb"
     execution.cwd = journal.folder / "work"
     execution.env = {**kernels.environment(), VARIABLE: str(door)}
+    commands = (journal.folder / COMMANDS).absolute()
+    execution.env["PATH"] = f"{commands}{os.pathsep}{execution.env.get('PATH', os.defpath)}"
     if plan.replay is not None and plan.replay.stub:
         # In the environment, so that cells before the payload's and processes that a cell starts change nothing either.
         execution.env[STUB] = "1"
-    execution.after_parameters = (lambda: fill) if plan.function.language == "python" else None
+    first = fill if plan.function.language == "python" else languages.FIRST.get(plan.function.language)
+    execution.after_parameters = (lambda: first) if first else None
     execution.output_filter = LiveFilter(plan.secrets)
     execution.on_kernel = on_kernel
     execution.on_cell = on_cell
@@ -536,13 +563,24 @@ def _executed(course: _Course, journal: Journal, outcome: Outcome) -> bytes:
     return encode(nbformat.v4.writes(node))
 
 
-def _parameters(plan: Plan) -> dict[str, Any]:
-    """What papermill injects: the payload with placeholders for keys, and the typed parameters that were given."""
+def _payload(plan: Plan) -> dict[str, Any]:
+    """The payload with placeholders for keys."""
     names = {"key_user", "key_root", *plan.payload.api} - {"url"}
     api = {"url": plan.payload.api["url"], **{name: {"$secret": name} for name in sorted(names)}}
-    own = {
+    return plan.payload.replace(api=api).to_dict()
+
+
+def _parameters(plan: Plan) -> dict[str, Any]:
+    """What papermill injects: the payload, and the typed parameters that were given."""
+    function, payload = plan.function, _payload(plan)
+    given = {
         name: plan.payload.params[name]
-        for name, declared in plan.function.parameters.items()
+        for name, declared in function.parameters.items()
         if not declared.in_payload and name in plan.payload.params
     }
-    return {plan.function.payload_name: plan.payload.replace(api=api).to_dict(), **own}
+    if function.language == "python":
+        return {function.payload_name: payload, **given}
+    if not languages.takes_parameters(function.kernel_name or "", function.language):
+        return {}
+    own = {name: languages.written(function.language, value) for name, value in given.items()}
+    return {function.payload_name: json.dumps(payload), **own}

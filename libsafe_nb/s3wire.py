@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from libsafe_nb import errors, wholehead
 from libsafe_nb.objectstream import Broken, Opened, close_body
@@ -157,7 +157,19 @@ def _session() -> Any:
     # An AWS_PROFILE that does not exist would otherwise stop a client that has its credentials in hand.
     nowhere = (None, None, None, None)
     core = botocore.session.Session({"profile": nowhere, "config_file": nowhere, "credentials_file": nowhere})
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     return boto3.session.Session(botocore_session=core)
+
+
+def _timestamp(value: Any) -> datetime:
+    """A time in an answer. botocore's way, through dateutil, is two thirds of the time of a listing."""
+    try:
+        found = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        from botocore.utils import parse_timestamp
+
+        return cast(datetime, parse_timestamp(value))
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 class _NoAnswerError(Exception):

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import nuclio, plan
 from libsafe_nb.errors import PayloadError, UsageError
-from libsafe_nb.payload import MAX_BYTES, Payload
+from libsafe_nb.payloads import MAX_BYTES, Payload
 from libsafe_nb.supplied import secret
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from libsafe_nb import s3wire
 from libsafe_nb.digests import digest
 from libsafe_nb.errors import ObjectNotFound, PreconditionFailed, StorageError, UsageError
-from libsafe_nb.multipart import Upload
+from libsafe_nb.multipart import Copying, Upload
 from libsafe_nb.objects import ObjectInfo, ObjectVersion, Stored
 from libsafe_nb.objectstream import ObjectStream, Observer, Opened, Source
 from libsafe_nb.patience import BUDGET, Patience
@@ -148,11 +148,15 @@ class Storage:
         path: str,
         source: Path | BinaryIO,
         *,
+        if_none_match: bool = False,
+        if_match: str | None = None,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Stored:
         """
         Store a file of any size, in parts, each checked by its MD5; bytes that are there already are not sent.
+
+        The conditions are those of `put`. They are looked at last, when all is sent.
 
         A file on disk, or a seekable stream, is read twice: for its digest, then to be sent. A stream that
         cannot seek is always sent, as its bytes are not known beforehand.
@@ -164,7 +168,15 @@ class Storage:
         """
         if isinstance(source, Path):
             with source.open("rb") as stream:
-                return self.upload(container, path, stream, content_type=content_type, metadata=metadata)
+                return self.upload(
+                    container,
+                    path,
+                    stream,
+                    if_none_match=if_none_match,
+                    if_match=if_match,
+                    content_type=content_type,
+                    metadata=metadata,
+                )
         key = self.key(container, path)
         expected: str | None = None
         size: int | None = None
@@ -181,18 +193,66 @@ class Storage:
                     )
         more = {**s3wire.metadata(metadata), **({"sha256": expected} if expected else {})}
         arguments = {"ContentType": content_type or _content_type(path), "Metadata": more}
-        return Upload(self, container, _plain(path), key, arguments).send(
-            source, size=size, expected=expected
+        upload = Upload(
+            self,
+            container,
+            _plain(path),
+            key,
+            arguments,
+            if_none_match=if_none_match,
+            if_match=if_match,
+        )
+        return upload.send(source, size=size, expected=expected)
+
+    def copy(
+        self,
+        container: str,
+        path: str,
+        target: str,
+        *,
+        source: ObjectInfo | None = None,
+        if_none_match: bool = False,
+    ) -> None:
+        """
+        Copy an object within its container, in the storage itself, with its type and its metadata.
+
+        Parameters
+        ----------
+        source
+            What `head` told of it; only that very object is copied. By default whatever is there now.
+        if_none_match
+            Only if there is nothing at `target`.
+
+        Raises
+        ------
+        PreconditionFailed
+            There is something at `target`, or the object is another one by now.
+        """
+        source = source or self.head(container, path)
+        Copying(self, source, self.key(container, path), self.key(container, target)).run(
+            if_none_match=if_none_match
         )
 
-    def delete(self, container: str, path: str) -> None:
-        """Delete; on a versioned bucket the older versions stay. Nothing there is no error."""
+    def delete(self, container: str, path: str, *, if_match: str | None = None) -> None:
+        """
+        Delete; on a versioned bucket the older versions stay. Nothing there is no error.
+
+        Raises
+        ------
+        PreconditionFailed
+            With `if_match`: the object has another etag by now.
+        """
 
         def settle(again: dict[str, Any]) -> Mapping[str, Any] | None:
             # A second delete would leave a second delete marker.
             return {} if self._current(container, path) is None else None
 
-        self.call("delete_object", self.key(container, path), settle=settle)
+        conditions: dict[str, Any] = {} if if_match is None else {"IfMatch": s3wire.quoted(if_match)}
+        try:
+            self.call("delete_object", self.key(container, path), settle=settle, **conditions)
+        except ObjectNotFound:
+            # So says a server to the condition.
+            return
 
     # Reading
 
@@ -207,7 +267,7 @@ class Storage:
         """
         with self.open(container, path, version_id=version_id) as stream:
             data = stream.read()
-            self._check_digest(stream, hashlib.sha256(data).hexdigest())
+            self.check_digest(stream, hashlib.sha256(data).hexdigest())
             return data
 
     def download(self, container: str, path: str, target: Path, *, version_id: str | None = None) -> Stored:
@@ -227,7 +287,7 @@ class Storage:
                     while block := stream.read(COPY):
                         sha256.update(block)
                         file.write(block)
-                self._check_digest(stream, sha256.hexdigest())
+                self.check_digest(stream, sha256.hexdigest())
                 part.replace(target)
             finally:
                 part.unlink(missing_ok=True)
@@ -308,6 +368,40 @@ class Storage:
                     etag=s3wire.etag(each["ETag"]),
                     last_modified=each["LastModified"],
                 )
+
+    def folder(self, container: str, folder: str = "", *, page: int = 1000) -> Iterator[ObjectInfo | str]:
+        """
+        What lies in a folder: of each page first the names of the folders in it, then the files, each by name.
+
+        A folder is what keys have in common. One that is there by itself has a marker, an empty object whose key ends
+        with a slash, which is left out here.
+        """
+        below = f"{folder.strip('/')}/" if folder.strip("/") else ""
+        if below:
+            self.key(container, below[:-1])
+        for found in self._pages("list_objects_v2", container, below, _NEXT_OBJECT, {}, page, Delimiter="/"):
+            for each in found.get("CommonPrefixes", ()):
+                yield each["Prefix"].partition("/")[2][len(below) :].rstrip("/")
+            for each in found.get("Contents", ()):
+                path = each["Key"].partition("/")[2]
+                if path != below:
+                    yield ObjectInfo(
+                        container, path, each["Size"], s3wire.etag(each["ETag"]), each["LastModified"]
+                    )
+
+    def make_folder(self, container: str, folder: str) -> None:
+        """
+        Leave a marker, so that the folder is there without a file in it; one that is there already is fine.
+
+        The local platform and the programs that show buckets as folders know such markers.
+        """
+        key = self.key(container, folder.strip("/")) + "/"
+        # Without a condition: SeaweedFS takes the folder of what was deleted for such an object, and does not list it.
+        self.call("put_object", key, Body=b"", ContentMD5=s3wire.content_md5(b""))
+
+    def remove_folder(self, container: str, folder: str) -> None:
+        """Remove a folder's marker, if it has one; what lies in the folder stays."""
+        self.call("delete_object", self.key(container, folder.strip("/")) + "/")
 
     def versions(
         self, container: str, prefix: str = "", *, after: str = "", page: int = 1000
@@ -412,9 +506,10 @@ class Storage:
         following: Mapping[str, str],
         start: Mapping[str, Any],
         size: int,
+        **fixed: Any,
     ) -> Iterator[Mapping[str, Any]]:
         """
-        Pages of at most `size` each.
+        Pages of at most `size` each; `fixed` are arguments of each of them.
 
         `start` are the arguments of the first page that say where it begins; `following` tells which fields of a page
         are which such arguments of the next.
@@ -425,14 +520,15 @@ class Storage:
         place = dict(start)
         while True:
             # Page by page, and not by boto3's paginator: each is a call of its own, with its own budget.
-            page = self.call(operation, None, Prefix=below, MaxKeys=size, **place)
+            page = self.call(operation, None, Prefix=below, MaxKeys=size, **fixed, **place)
             yield page
             before, place = place, {to: page[name] for name, to in following.items() if page.get(name)}
             # The same place twice would page for ever.
             if not page["IsTruncated"] or not place or place == before:
                 return
 
-    def _check_digest(self, stream: ObjectStream, found: str) -> None:
+    def check_digest(self, stream: ObjectStream, found: str) -> None:
+        """Raise `StorageError` where the digest that was stored with an object is not that of the bytes that were read."""
         if stream.sha256 is not None and stream.sha256 != found:
             raise StorageError(
                 f"{stream.name}: expected the bytes that were stored (sha256 {stream.sha256[:12]}…),"

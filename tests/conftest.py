@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -100,3 +101,16 @@ def stored(connection):
         return connection.storage.get(run.container, prefix + name)
 
     return stored
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for one module: while playwright is at work, no other event loop can be run in the thread."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()

@@ -32,6 +32,11 @@ def book(tmp_path):
     return book
 
 
+def keys(path, secrets=None):
+    """What is found of keys, and of a description that is begun: the notebooks here are no whole functions."""
+    return check.check(path, secrets=secrets, codes=(*check.KEYS, "LSN004"))
+
+
 def places(found):
     return [(each.cell, each.line, each.code) for each in found]
 
@@ -39,7 +44,7 @@ def places(found):
 def test_a_key_in_source_is_found_with_its_cell_and_line(book):
     path = book(new_markdown_cell("# Title"), new_code_cell(f"import os\n\nkey_user = '{KEY}'"))
 
-    (found,) = check.check(path)
+    (found,) = keys(path)
 
     assert (found.cell, found.line, found.code) == (2, 3, "LSN001")
     assert "key_user" in found.message
@@ -68,14 +73,14 @@ def test_a_key_in_an_output_is_found(book, kind):
     output, line = OUTPUTS[kind]
     quiet = new_output("stream", text="nothing to see\n")
 
-    assert places(check.check(book(new_code_cell("1", outputs=[quiet, output])))) == [(1, line, "LSN002")]
+    assert places(keys(book(new_code_cell("1", outputs=[quiet, output])))) == [(1, line, "LSN002")]
 
 
 def test_a_key_in_metadata_or_an_attachment_is_found(book):
     cell = new_markdown_cell("x", attachments={"a.txt": {"text/plain": f"secret = '{KEY}'"}})
     cell.metadata["password"] = KEY
 
-    found = check.check(book(cell, metadata={"papermill": {"parameters": {"key_user": KEY}}}))
+    found = keys(book(cell, metadata={"papermill": {"parameters": {"key_user": KEY}}}))
 
     assert places(found) == [(None, 1, "LSN003"), (1, 1, "LSN003"), (1, 1, "LSN003")]
     assert str(found[0]).startswith(f"{found[0].file}:-:1: LSN003 metadata of the notebook: ")
@@ -94,7 +99,7 @@ WAYS = {
 def test_a_key_of_the_settings_is_found_in_any_form_and_once(book, way):
     path = book(new_code_cell("import os\n" + WAYS[way](MINE)))
 
-    (found,) = check.check(path, secrets=SECRETS)
+    (found,) = keys(path, secrets=SECRETS)
 
     assert (found.cell, found.line, found.code) == (1, 2, "LSN001")
     assert found.message.startswith("key_user of the settings stands in the text (")
@@ -117,11 +122,11 @@ def test_the_vendors_sample_and_templates_pass(book, value):
         outputs=[new_output("stream", text=f"'key_user': '{value}'\n")],
     )
 
-    assert check.check(book(cell)) == []
+    assert keys(book(cell)) == []
 
 
 def test_the_vendors_page_passes(book, vendor_sample):
-    assert check.check(book(new_code_cell(vendor_sample))) == []
+    assert keys(book(new_code_cell(vendor_sample))) == []
 
 
 @pytest.mark.parametrize(
@@ -155,15 +160,15 @@ WHOLE = {
     ],
 )
 def test_a_functions_description_is_whole_or_not_begun(book, description, told):
-    found = check.check(book(metadata={"libsafe": description}))
+    found = keys(book(metadata={"libsafe": description}))
 
     assert places(found) == [(None, 1, "LSN004")] * len(told)
     assert [each.message.removeprefix("metadata.libsafe.").partition(":")[0] for each in found] == told
 
 
 def test_a_description_that_is_none_is_told_and_never_repeated(book):
-    found = check.check(book(metadata={"libsafe": KEY}))
-    inside = check.check(book(metadata={"libsafe": {**WHOLE, "version": [KEY], "effects": [KEY]}}))
+    found = keys(book(metadata={"libsafe": KEY}))
+    inside = keys(book(metadata={"libsafe": {**WHOLE, "version": [KEY], "effects": [KEY]}}))
 
     assert "LSN004" in {each.code for each in found}
     assert [each.code for each in inside].count("LSN004") == 2
@@ -182,7 +187,7 @@ def test_innocent_outputs_pass(book):
         new_output("display_data", data={"image/png": image, "text/plain": "<Figure>"}),
     ]
 
-    assert check.check(book(new_code_cell("show()", outputs=outputs)), secrets=SECRETS) == []
+    assert keys(book(new_code_cell("show()", outputs=outputs)), secrets=SECRETS) == []
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff\xfe", b'{"cells": 1, "nbformat": 4}'], ids=str)
@@ -208,9 +213,14 @@ def command(*arguments, **environ):
 
 
 def test_the_command_tells_by_its_exit_code(book, tmp_path):
-    clean = book(new_code_cell("1"), name="clean.ipynb")
-    pasted = book(new_code_cell(f"key_user = '{KEY}'"), name="pasted.ipynb")
-    hidden = book(new_code_cell(f"x = '{MINE[::-1]}'"), name="hidden.ipynb")
+    parameters = new_code_cell("json_sample = {}", metadata={"tags": ["parameters"]})
+    clean = book(parameters, name="clean.ipynb", metadata={"libsafe": WHOLE})
+    pasted = book(
+        new_code_cell(f"key_user = '{KEY}'"), parameters, name="pasted.ipynb", metadata={"libsafe": WHOLE}
+    )
+    hidden = book(
+        parameters, new_code_cell(f"x = '{MINE[::-1]}'"), name="hidden.ipynb", metadata={"libsafe": WHOLE}
+    )
 
     assert (command(clean).returncode, command(clean).stdout) == (0, "")
     found = command(clean, pasted)
@@ -230,10 +240,18 @@ def test_the_command_tells_by_its_exit_code(book, tmp_path):
 def test_the_command_speaks_json(book):
     path = book(new_code_cell(f"key_user = '{KEY}'"))
 
-    (found,) = json.loads(command("--json", path).stdout)
+    _, found = json.loads(command("--json", path).stdout)
 
     assert set(found) == {"file", "cell", "line", "code", "message"}
+    # The first is that it has no parameters cell.
     assert (found["file"], found["cell"], found["line"], found["code"]) == (str(path), 1, 1, "LSN001")
+
+
+def test_many_rules_may_be_asked_or_few(book):
+    path = book(new_code_cell(f"key_user = '{KEY}'\nprint(gone)"))
+
+    assert {each.code for each in check.check(path)} == {"LSN001", "LSN005", "LSN012"}
+    assert {each.code for each in check.check(path, codes=["LSN012"])} == {"LSN012"}
 
 
 def test_every_rule_has_a_row_in_the_docs_and_every_row_a_rule():

@@ -98,7 +98,7 @@ def test_only_the_top_knows_the_runner(path):
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "local").rglob("*.py")), ids=lambda path: path.name)
 def test_the_local_platform_shares_no_parsing_with_the_client(path):
-    assert not imported(path) & {"client", "storage", "transport", "compat", "payload"}
+    assert not imported(path) & {"client", "storage", "transport", "compat", "payloads"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["local", "--help"]])

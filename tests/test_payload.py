@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libsafe_nb.errors import PayloadError
-from libsafe_nb.payload import MAX_BYTES, Payload
+from libsafe_nb.payloads import MAX_BYTES, Payload
 
 SAMPLE = {
     "api": {"url": "http://go.example.com", "key_user": "a-user-key-1234", "key_root": "a-root-key-1234"},

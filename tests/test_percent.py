@@ -14,7 +14,7 @@ from libsafe_nb.check import check
 from libsafe_nb.papermill_io import LibsafeHandler
 from libsafe_nb.upload import upload
 
-TEXT = '''# ---
+TEXT = """# ---
 # jupyter:
 #   kernelspec:
 #     display_name: Python 3
@@ -39,7 +39,7 @@ number: int = 1
 # %%
 # !true
 print("the sum is", number + 1)
-'''
+"""
 
 
 @pytest.fixture
@@ -81,7 +81,9 @@ def test_text_without_a_kernel_is_for_python():
     assert (node.kernel_name, [cell.source for cell in node.node.cells]) == ("python3", ["x = 1", "y = 2"])
 
 
-@pytest.mark.parametrize("source", ["print(1)\n", "", "# 100 %% of it\nx = '''\n  # %%'''\n", "# ---\n# a: b\n"])
+@pytest.mark.parametrize(
+    "source", ["print(1)\n", "", "# 100 %% of it\nx = '''\n  # %%'''\n", "# ---\n# a: b\n"]
+)
 def test_a_plain_script_is_for_exec(source, tmp_path, platform):
     path = tmp_path / "plain.py"
     path.write_text(source)
@@ -108,13 +110,15 @@ def test_check_and_upload_see_its_cells(adder, platform, connection, container):
     adder.write_text(TEXT + f"\n# %%\napi_key = '{REAL}'\n")
 
     found = check(adder)
-    assert [(each.cell, each.line, each.code) for each in found] == [(4, 1, "LSN001")]
+    assert [(each.cell, each.line, each.code) for each in found] == [(4, 28, "LSN001")]
     with pytest.raises(errors.NotebookError, match="LSN001"):
         upload([adder], container=container, settings=platform.settings)
     assert connection.storage.get(container, "/adder.py") == TEXT.encode()
 
 
-def test_it_runs_from_the_container_also_by_papermill(adder, tmp_path, run, connection, container, platform, monkeypatch):
+def test_it_runs_from_the_container_also_by_papermill(
+    adder, tmp_path, run, connection, container, platform, monkeypatch
+):
     connection.storage.put(container, "/functions/adder.py", adder.read_bytes())
     done = run(f"libsafe://{container}/functions/adder.py")
     handler = LibsafeHandler()

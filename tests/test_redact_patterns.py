@@ -61,6 +61,7 @@ def test_a_pasted_key_is_found(text):
         'api_key = "your_api_key_here"',
         'key = "filename_of_the_thing"',
         'sorted(rows, key="created_at_date")',
+        't.warn("bad argument to arrayDefaultKey: "+t),t.substr(0,t.length-1)+"defaults"',
         'monkey = "f7Gh39sLqP0zXvB2"',
         'secret = input("What is the secret word? ")',
         'headers = {"Authorization": f"Bearer {token}"}',

@@ -7,7 +7,6 @@ import http.server
 import json
 import random
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -20,7 +19,6 @@ from libsafe_nb.redact import scan_document
 from libsafe_nb.redact.matching import SecretSet
 from libsafe_nb.report.ansi import ansi
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 HOSTILE = {
     "script": "<b>kept</b><script>alert(1)</script>",
@@ -404,17 +402,6 @@ def test_the_same_evidence_makes_the_same_bytes_in_each_process():
 
 
 # A real browser --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

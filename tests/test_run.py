@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import json
 import os
 import signal
@@ -271,20 +270,6 @@ def test_a_notebook_in_the_container_runs(run, connection, container, notebook):
     connection.storage.put(container, "/in here.ipynb", notebook("print('from s3')").read_bytes())
 
     assert run(f"libsafe://{container}/in here.ipynb").status == "completed"
-
-
-@pytest.mark.parametrize("name", ["hash_files.ipynb", "create_md5_manifest.ipynb"])
-def test_worked_functions_complete_on_their_samples(name, run, job, connection):
-    files = sorted((ROOT / "notebooks" / "samples").iterdir())
-
-    done = run(ROOT / "notebooks" / name, uploads=files)
-
-    assert job(done)["status"] == "COMPLETED", done.error
-    if name.startswith("create"):
-        manifest = connection.storage.get(done.container, done.scraps["manifest"]).decode()
-        assert manifest == "".join(
-            f"{hashlib.md5(each.read_bytes()).hexdigest()}  {each.name}\n" for each in files
-        )
 
 
 def test_sixteen_runs_at_once_in_threads(run, job, notebook):

@@ -60,7 +60,7 @@ def test_a_function_is_tested_in_a_few_lines(tests, pytester):
             run = run_notebook("hash.ipynb", files=["letter.txt"])
 
             assert run.status == "completed", run.error
-            assert run.scraps == {"hashed": 1}
+            assert run.scraps == {"hashed": 1, "failures": 0}
             assert run.file("/letter.txt").hashes["md5"] == hashlib.md5(b"Dear archive").hexdigest()
             assert isinstance(run, libsafe_nb.Run)
             assert run.record["inputs"][0]["read"] == "full"

@@ -38,6 +38,32 @@ def test_no_top_level_libnova_and_no_pth_file(wheel):
     assert not [name for name in names if name.endswith(".pth")]
 
 
+# A kernel as Jupyter finds and starts it, and what its cell prints.
+ASK = """
+import sys
+from jupyter_client.manager import start_new_kernel
+manager, client = start_new_kernel(kernel_name=sys.argv[1])
+print(manager.kernel_spec.display_name)
+try:
+    client.execute_interactive("import libnova\\n%libsafe", timeout=60)
+finally:
+    client.stop_channels()
+    manager.shutdown_kernel()
+"""
+
+
+def of_our_kernel(notebook, target):
+    """A copy of a notebook that names the kernel which the wheel brings."""
+    found = json.loads(Path(notebook).read_text())
+    found["metadata"]["kernelspec"] = {
+        "name": "libsafe",
+        "display_name": "LIBSAFE Go (Python)",
+        "language": "python",
+    }
+    target.write_text(json.dumps(found))
+    return str(target)
+
+
 def test_the_installed_wheel_runs_a_notebook_of_its_own(wheel, tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -52,8 +78,16 @@ def test_the_installed_wheel_runs_a_notebook_of_its_own(wheel, tmp_path):
     options = {"env": environ | kept, "cwd": tmp_path, "capture_output": True, "text": True}
     notebook = subprocess.run([python, "-c", find], check=True, **options).stdout.strip()
     assert notebook.startswith(str(tmp_path))
+    assert (tmp_path / "venv" / "share" / "jupyter" / "kernels" / "libsafe" / "logo-svg.svg").exists()
+    for kernel, title in (("libsafe", "LIBSAFE Go (Python)"), ("python3", "Python 3 (ipykernel)")):
+        asked = subprocess.run([python, "-c", ASK, kernel], check=True, **options).stdout
+        assert asked.startswith(f"{title}\n")
+        assert "Usage: %libsafe" in asked
+    ours = of_our_kernel(notebook, tmp_path / "ours.ipynb")
 
     program = str(tmp_path / "venv" / "bin" / "libsafe-nb")
+    subprocess.run([program, "new", "mine", "--template", "per_file"], check=True, **options)
+    assert "# Mine" in (tmp_path / "mine.ipynb").read_text()
     try:
         done = subprocess.run(
             [program, "run", notebook, "--upload", str(sample), "--json"], check=False, **options
@@ -61,8 +95,9 @@ def test_the_installed_wheel_runs_a_notebook_of_its_own(wheel, tmp_path):
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["outcome"] == "COMPLETED"
         again = subprocess.run(
-            [program, "run", notebook, "--upload", str(sample), "--json"], check=False, **options
+            [program, "run", ours, "--upload", str(sample), "--json"], check=False, **options
         )
+        assert json.loads(again.stdout)["outcome"] == "COMPLETED", again.stderr
         assert json.loads(again.stdout)["container"] == json.loads(done.stdout)["container"], (
             "joined, not started anew"
         )

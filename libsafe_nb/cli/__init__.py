@@ -39,8 +39,11 @@ def cli(ctx: click.Context, debug: bool) -> None:
 for command in (
     running.run,
     running.exec_,
+    authoring.new_,
     authoring.check_,
     authoring.upload_,
+    authoring.open_,
+    authoring.lab,
     reading.verify_,
     platform.local,
     job.job,

@@ -1,11 +1,49 @@
-"""`check` and `upload`: a notebook before it runs."""
+"""`new`, `check`, `upload`, `open` and `lab`: a notebook before it runs, and what is there to look at."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import click
+
+from libsafe_nb.errors import UsageError
+
+
+@click.command("new")
+@click.argument("name", required=False)
+@click.option(
+    "--template",
+    "template_name",
+    default="blank",
+    show_default=True,
+    metavar="T",
+    help="What it begins from.",
+)
+@click.option("--title", metavar="TEXT", help="Its title. Default: NAME in words.")
+@click.option("--list", "listing", is_flag=True, help="List the templates and what each does.")
+def new_(name: str | None, template_name: str, title: str | None, listing: bool) -> None:
+    """Begin a function: write NAME.ipynb from a template, with its title and key.
+
+    NAME is a local path or libsafe://CONTAINER/path; one that ends in .py is written as Python text with '# %%' cells.
+    What is there already is never overwritten.
+
+    \b
+    Examples:
+      libsafe-nb new count_pages --template per_file
+      libsafe-nb new libsafe://12/functions/count_pages.ipynb
+    """
+    from libsafe_nb import new, template
+
+    if listing:
+        for each in template.names():
+            click.echo(f"{each:10} {template.describe(each)}")
+        return
+    if name is None:
+        raise UsageError("new: expected a NAME, such as count_pages; --list tells the templates")
+    place = new.new(name, template_name=template_name, title=title)
+    click.echo(place)
 
 
 @click.command("check", epilog="Exit codes: 0 nothing found · 1 findings · 2 a notebook cannot be read")
@@ -14,7 +52,7 @@ import click
     "--json", "as_json", is_flag=True, help="Print a JSON list of {file, cell, line, code, message}."
 )
 def check_(notebooks: tuple[str, ...], as_json: bool) -> None:
-    """Find keys pasted in notebooks, and descriptions that are not whole, before they are uploaded or published.
+    """Find what is wrong with notebooks before they run: keys, parameters, order, imports, paths, jobs not ended.
 
     Prints FILE:CELL:LINE: CODE MESSAGE for each; cells are counted from 1. The codes are in docs/check.md.
     """
@@ -54,3 +92,66 @@ def upload_(files: tuple[str, ...], container: str | None, folder: str) -> None:
     for each in upload(files, container=container, folder=folder):
         what = "stored" if each.created else "is there already"
         click.echo(f"libsafe://{each.container}/{each.path}  {what}  {each.size} bytes")
+
+
+@click.command("open")
+@click.argument("what", metavar="LIBSAFE_URL|FOLDER")
+@click.option(
+    "--to",
+    "folder",
+    metavar="FOLDER",
+    default=".",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the copy is written. Default: the working directory.",
+)
+@click.option("--no-browser", is_flag=True, help="Print where a run's report is, and show it nowhere.")
+def open_(what: str, folder: Path, no_browser: bool) -> None:
+    """Copy a file of a container here, or show the report of a run.
+
+    libsafe://CONTAINER/path is copied under its own name, and its path and version are printed. A copy that was changed
+    is not overwritten. Of the evidence of a run, libsafe://CONTAINER/provenance/.../ or a local copy of it, the report
+    is opened in the browser.
+    """
+    from libsafe_nb import opening
+
+    if not opening.is_evidence(what):
+        if not what.startswith("libsafe://"):
+            raise UsageError(
+                f"{what}: expected libsafe://CONTAINER/path, or a folder with the evidence of a run"
+            )
+        found = opening.copy(what, folder)
+        state = "" if found.created else "  is there already"
+        click.echo(f"{found.path}  version {found.version_id}  {found.size} bytes{state}")
+        return
+    path = opening.report(what, folder).absolute()
+    click.echo(str(path))
+    if not no_browser:
+        import webbrowser
+
+        if not webbrowser.open(path.as_uri()):
+            raise UsageError(
+                f"{path}: no browser was found to show it; open it in yours, or give --no-browser"
+            )
+
+
+@click.command("lab")
+@click.argument("container", required=False)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8888, show_default=True, help="0: any that is free."
+)
+@click.option("--browser/--no-browser", default=True, help="Open it in a browser.  [default: browser]")
+def lab(container: str | None, port: int, browser: bool) -> None:
+    """Open JupyterLab on a CONTAINER: its files are those that the Lab shows, opens and saves.
+
+    Without CONTAINER it is LIBSAFE_NB_CONTAINER, else the local platform's default. It listens on 127.0.0.1 only, and wants
+    the token that is in the address it prints. Needs the extra `lab`.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise UsageError(
+            "the Lab needs jupyterlab, which is not installed; run: pip install 'libsafe-nb[lab]'"
+        )
+    from libsafe_nb.jupyter.lab import serve
+
+    serve(container, port=port, browser=browser)

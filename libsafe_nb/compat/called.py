@@ -168,9 +168,7 @@ def _record(returned: Any) -> None:
 
     scrap = {"name": "response", "data": answer, "encoder": "json", "version": 1}
     shown = f"{answer['status_code']} {answer['content_type']}: {answer['body']}"
-    display(  # type: ignore[no-untyped-call]
-        {"text/plain": shown, "application/scrapbook.scrap.json+json": scrap}, raw=True
-    )
+    display({"text/plain": shown, "application/scrapbook.scrap.json+json": scrap}, raw=True)
     attached = session.attached()
     if answer["status_code"] >= 400 and attached is not None:
         attached.end(False)

@@ -42,10 +42,12 @@ def fill(namespace: dict[str, Any], socket_path: str, nonce: str, name: str) -> 
     payload, params = namespace.get(name), dict(answer.get("params") or {})
     if isinstance(payload, dict):
         _put(payload, answer["api"], params)
+        session.injected().update(payload)
     elif isinstance(payload, str):
         # A notebook may write its payload as JSON text.
         found = json.loads(payload)
         _put(found, answer["api"], params)
+        session.injected().update(found)
         namespace[name] = json.dumps(found)
     # The author's own secret parameters stand as names of their own as well.
     namespace.update({name: value for name, value in params.items() if name in namespace})

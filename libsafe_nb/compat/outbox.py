@@ -190,7 +190,8 @@ class Outbox:
     @property
     def stubbed(self) -> bool:
         """Whether this is a replay that changes nothing."""
-        return bool(os.environ.get(STUB))
+        attached = self._session.attached
+        return bool(os.environ.get(STUB)) or (attached is not None and attached.stubbed)
 
     def _stub(self, event: dict[str, Any], own: str | None = None) -> bool:
         """Whether this is not to be done, as in a replay; the run is told. `own` is a job, and the run's own it may change."""

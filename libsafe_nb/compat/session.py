@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from libsafe_nb.client import Client
     from libsafe_nb.compat.outbox import Outbox
     from libsafe_nb.compat.reading import Reading
-    from libsafe_nb.door import DoorClient
+    from libsafe_nb.door import DoorClient, Speaker
     from libsafe_nb.redact import SecretSet
     from libsafe_nb.storage import Storage
 
@@ -43,6 +43,8 @@ class Attached:
         is stored.
     pins
         In a replay, by file id: `path`, `version_id` and `size` of what is read in place of the current version.
+    stubbed
+        Whether this is a replay that changes nothing; a kernel has it in its environment.
     """
 
     def __init__(
@@ -50,11 +52,13 @@ class Attached:
         *,
         run: str,
         job: str,
-        door: DoorClient,
+        door: Speaker,
         socket_path: str,
         pins: Mapping[str, Mapping[str, Any]] | None = None,
+        stubbed: bool = False,
     ) -> None:
         self.pins = dict(pins or {})
+        self.stubbed = stubbed
         self.run, self.job, self.door = run, job, door
         self.socket_path = socket_path
         self.verdict: bool | None = None
@@ -92,6 +96,7 @@ class Session:
         attached: Attached | None = None,
         *,
         others: Iterable[Secret] = (),
+        secrets: SecretSet | None = None,
     ) -> None:
         self.url = settings_.normalise_url(url)
         self.s3 = s3
@@ -100,7 +105,7 @@ class Session:
         self._key = key
         own = {"key_user": key, "s3_secret_key": s3.secret_key if s3 else None}
         self._known = (*secrets_of(own), *others)
-        self._secrets: SecretSet | None = None
+        self._secrets = secrets
         self._making = threading.RLock()
         self._client: Client | None = None
         self._storage: Storage | None = None
@@ -176,6 +181,7 @@ class Session:
 _attached: Attached | None = None
 _run_session: Session | None = None
 _current: Session | None = None
+_injected: dict[str, Any] = {}
 
 
 def configure(
@@ -245,9 +251,19 @@ def attached() -> Attached | None:
     return _attached
 
 
+def injected() -> dict[str, Any]:
+    """
+    The payload of the run that this kernel belongs to: always the same dictionary.
+
+    Empty until the keys came, which is right after the injected cell; whoever asked before sees it filled then.
+    """
+    return _injected
+
+
 def reset() -> None:
     """Forget session and run, as at the start of the process."""
-    global _attached, _run_session, _current
+    global _attached, _run_session, _current, _injected
+    _injected = {}
     for each in {each for each in (_run_session, _current) if each is not None}:
         each.close()
     if _attached is not None:

@@ -1,5 +1,5 @@
-# Makes `import libnova` work in every IPython of this environment that does not have the vendor's own library.
-from libsafe_nb import compat as _compat
+# In every IPython of this environment: `%libsafe`, and `import libnova` where the vendor's own library is not installed.
+from libsafe_nb import interactive as _interactive
 
-_compat.install()
-del _compat
+_interactive.load(get_ipython())  # type: ignore[name-defined] # noqa: F821 - IPython puts it there
+del _interactive

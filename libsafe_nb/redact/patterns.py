@@ -96,6 +96,8 @@ _KEY_WORDS = frozenset(
 )
 _PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 _WORDS = re.compile(r"[a-z]+(?:[ _./:-][a-z]+)*|[A-Z]+(?:[ _./:-][A-Z]+)*|[A-Z]?[a-z]+(?:[A-Z][a-z]+)*")
+_CODE = re.compile(r"\w\([^()]*\)|\),\w")
+"""Between two quotes of one line there is code as well: `warn("bad key: "+t),t.substr(0,1)+"x"`, as plotly's output has it."""
 _MIN_ENTROPY = 2.75
 """Bits a character. Words have 3 to 4 as well, and are told apart by their letters; a repeated password has 2.8."""
 
@@ -138,7 +140,7 @@ def _names_a_key(name: str) -> bool:
 
 def _is_random(value: str) -> bool:
     """Whether a value is no words and has the spread of characters of a key."""
-    if _WORDS.fullmatch(value) or " " in value:
+    if _WORDS.fullmatch(value) or " " in value or _CODE.search(value):
         return False
     counts = Counter(value)
     entropy = -sum(count / len(value) * math.log2(count / len(value)) for count in counts.values())

@@ -63,10 +63,16 @@ def tag(name: str, *children: str, **attributes: Any) -> str:
     return f"<{name}{given}>" if name == "img" else f"<{name}{given}>{''.join(children)}</{name}>"
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, class_: str | None = None) -> str:
-    """A table of HTML cells under heads of plain text; wide ones scroll by themselves."""
-    head = tag("thead", tag("tr", *(tag("th", text(each), scope="col") for each in heads)))
-    body = tag("tbody", *(tag("tr", *(tag("td", cell) for cell in row)) + "\n" for row in rows))
+def table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    class_: str | None = None,
+    style: str | None = None,
+) -> str:
+    """A table of HTML cells, each in the given style, under heads of plain text; wide ones scroll by themselves."""
+    head = tag("thead", tag("tr", *(tag("th", text(each), scope="col", style=style) for each in heads)))
+    body = tag("tbody", *(tag("tr", *(tag("td", cell, style=style) for cell in row)) + "\n" for row in rows))
     return tag("div", tag("table", head, body, class_=class_), class_="wide")
 
 

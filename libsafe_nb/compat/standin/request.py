@@ -11,7 +11,7 @@ from libsafe_nb.compat.standin import util
 from libsafe_nb.compat.standin.job_message import JobMessageType
 from libsafe_nb.compat.standin.s3_storage import Storage
 from libsafe_nb.errors import PayloadError
-from libsafe_nb.payload import Payload
+from libsafe_nb.payloads import Payload
 
 __all__ = ["Request"]
 
