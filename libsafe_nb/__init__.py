@@ -25,6 +25,7 @@ __all__ = [
     "digest",
     "load_ipython_extension",
     "local",
+    "nuclio",
     "payload",
     "run",
     "unload_ipython_extension",
@@ -43,8 +44,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "local":
-        return importlib.import_module("libsafe_nb.local")
+    if name in ("local", "nuclio"):
+        return importlib.import_module(f"libsafe_nb.{name}")
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value

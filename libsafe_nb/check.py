@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from libsafe_nb import description, notebook, percent, settings
+from libsafe_nb import description, handlers, notebook, percent, settings
 from libsafe_nb.checking import imports, installs, job, keys, order, parameters, places, reading
 from libsafe_nb.checking.examined import Examined, Finder, Found, tags
 from libsafe_nb.checking.silence import Silence
@@ -116,6 +116,7 @@ def examine(examined: Examined, *, codes: Collection[str] | None = None) -> list
         Finding(examined.name, cell, line, rule.code, message)
         for rule in RULES
         if codes is None or rule.code in codes
+        if rule.code not in OF_NOTEBOOKS or not handlers.is_made(examined.metadata)
         for cell, line, message in rule.find(examined)
         if rule.code in KEYS or not silence.covers(cell, line, rule.code)
     ]
@@ -170,6 +171,9 @@ def readable(examined: Examined) -> Iterator[Found]:
 
 KEYS = frozenset(("LSN001", "LSN002", "LSN003"))
 """Findings of keys: no comment switches them off, and a notebook with one is not uploaded."""
+
+OF_NOTEBOOKS = ("LSN004", "LSN005", "LSN020")
+"""Codes of what a plain handler cannot have: a description of itself, and a parameters cell."""
 
 RULES = (
     Rule("LSN001", keys.key_in_source),

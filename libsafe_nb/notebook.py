@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from libsafe_nb import languages, percent, record
+from libsafe_nb import handlers, languages, percent, record
 from libsafe_nb.errors import NotebookError, ParameterError
 from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 
@@ -89,6 +89,8 @@ class FunctionNotebook:
     metadata: Mapping[str, Any]
     pasted: Mapping[str, Any]
     """What the payload literal in the notebook holds under `api`: keys that must not be stored."""
+    is_handler: bool = False
+    """Made of a plain handler (`handlers.py`), which declares no parameters: it takes what it is given."""
 
 
 def parse(source: bytes, *, name: str) -> FunctionNotebook:
@@ -110,7 +112,8 @@ def read(source: bytes, *, name: str) -> Any:
     Parameters
     ----------
     name
-        Its path or address. One that ends in `.py` is read as a notebook in percent format (`percent.py`).
+        Its path or address. One that ends in `.py` is read as a notebook in percent format (`percent.py`) or, where it has
+        no such cells, as a handler (`handlers.py`).
 
     Raises
     ------
@@ -127,7 +130,9 @@ def read(source: bytes, *, name: str) -> Any:
             warnings.simplefilter("ignore")
             text = source.decode("utf-8-sig")
             found = None if percent.is_script(name) else json.loads(text)
-            if percent.is_script(name):
+            if percent.is_script(name) and not percent.is_notebook(source) and handlers.is_handler(source):
+                node = handlers.as_notebook(source, name)
+            elif percent.is_script(name):
                 node = percent.read(source, name=name)
             elif isinstance(found, dict) and found.get("nbformat") == 4:
                 # Not by `reads`, which gives chance ids to cells that have none.
@@ -186,7 +191,7 @@ def from_script(source: bytes, *, name: str) -> FunctionNotebook:
     Raises
     ------
     NotebookError
-        Not Python.
+        Not Python, or a handler, which nothing in the file calls.
     """
     import nbformat.v4
 
@@ -197,6 +202,12 @@ def from_script(source: bytes, *, name: str) -> FunctionNotebook:
         raise NotebookError(
             f"{name}: expected a Python script, got something else ({exc})", notebook=name
         ) from exc
+    if handlers.is_handler(source) and handlers.does_nothing_alone(source):
+        raise NotebookError(
+            f"{name}: expected a script that does something, got a handler that nothing calls; "
+            f"run it with: libsafe-nb run {name}",
+            notebook=name,
+        )
     cell = nbformat.v4.new_code_cell(text, id="script")
     spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     node = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": spec})
@@ -222,7 +233,11 @@ def _prepare(node: Any, *, name: str, sha256: str) -> FunctionNotebook:
         raise NotebookError(
             f"{name}: expected one cell tagged 'parameters', got {len(tagged)}", notebook=name
         )
+    is_handler = handlers.is_made(node.metadata)
     found = _python(node, tagged) if language == "python" else _other(tagged, language)
+    if is_handler:
+        # What is assigned in a handler's file is its own: the payload comes with the event.
+        found.name, found.parameters = None, {}
     described = node.metadata.get("libsafe")
     return FunctionNotebook(
         name=name,
@@ -236,6 +251,7 @@ def _prepare(node: Any, *, name: str, sha256: str) -> FunctionNotebook:
         code_sha256=code_sha256,
         metadata=described if isinstance(described, dict) else {},
         pasted=found.pasted,
+        is_handler=is_handler,
     )
 
 
@@ -249,6 +265,7 @@ class _Found:
 
 def _python(node: Any, tagged: list[Any]) -> _Found:
     found = _Found()
+    is_handler = handlers.is_made(node.metadata)
     for cell in node.cells:
         if cell.cell_type != "code" or "injected-parameters" in cell.metadata.get("tags", []):
             continue
@@ -268,7 +285,11 @@ def _python(node: Any, tagged: list[Any]) -> _Found:
                     if declared.secret and isinstance(declared.default, str):
                         found.pasted[target] = declared.default
             found.substitutions += _blank_secrets(cell, found)
-        elif payload and (_is_literal(assigned[payload][1]) or asks_for_payload(assigned[payload][1])):
+        elif (
+            payload
+            and not is_handler
+            and (_is_literal(assigned[payload][1]) or asks_for_payload(assigned[payload][1]))
+        ):
             # Who asks for the payload is given the run's; a literal gives way to it.
             if not asks_for_payload(assigned[payload][1]):
                 found.substitutions.append(_substitute(cell, payload, assigned[payload][0]))

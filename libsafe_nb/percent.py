@@ -1,7 +1,8 @@
 """
 Notebooks kept as Python text: jupytext's percent format, whose cells begin with `# %%`.
 
-A plain script is none: it has neither such a line nor jupytext's header, and is for `libsafe-nb exec`.
+A plain script is none: it has neither such a line nor jupytext's header, and is for `libsafe-nb exec`, or is a handler
+(`handlers.py`).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def read(source: bytes, *, name: str) -> Any:
     """
     if not is_notebook(source):
         raise NotebookError(
-            f"{name}: expected a notebook, got a plain Python script without '# %%' cells; "
+            f"{name}: expected a notebook, got a plain Python script without '# %%' cells or def handler(context, event); "
             f"run it with: libsafe-nb exec {name}",
             notebook=name,
         )

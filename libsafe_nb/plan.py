@@ -89,7 +89,7 @@ def prepare(
     check_uploads(uploads)
     remote = str(notebook).startswith("libsafe://")
     # What needs no platform is checked before one is started.
-    function = None if remote else _parse(_read_local(Path(notebook)), str(notebook), script=script)
+    function = None if remote else read_local(Path(notebook), script=script)
     bound, warnings = _bind(function, given, params) if function else ({}, [])
     witnessed = witness.load(settings or settings_.load())
     connection = connect(given, settings=settings)
@@ -195,6 +195,11 @@ def _secrets(
     return SecretSet([*secrets.values(), *own.values()])
 
 
+def read_local(path: Path, *, script: bool = False) -> FunctionNotebook:
+    """A function in a local file, ready to be run; `NotebookError` where it is none or there is no kernel for it."""
+    return _parse(_read_local(path), str(path), script=script)
+
+
 def check_uploads(uploads: Sequence[Path]) -> None:
     """Files that can be read, each with a plain name of its own; else `UsageError`."""
     seen: dict[str, Path] = {}
@@ -239,6 +244,9 @@ def _parse(source: bytes, name: str, *, script: bool) -> FunctionNotebook:
 def _bind(
     function: FunctionNotebook, given: Payload | None, params: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
+    if function.is_handler:
+        # Nothing says what it takes.
+        return {**(given.params if given else {}), **params}, []
     strict = bool(function.metadata.get("strict_params"))
     bound = notebooks.bind(function, given.params if given else {}, known_only=strict)
     for name in params:

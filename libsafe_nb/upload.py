@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from libsafe_nb import check, percent
+from libsafe_nb import check, handlers, percent
 from libsafe_nb.connection import connect
 from libsafe_nb.errors import NotebookError, UsageError
 from libsafe_nb.objects import Stored, refuse_evidence
@@ -40,7 +40,7 @@ def upload(
     refuse_evidence(*[f"{folder.strip('/')}/{file.name}" for file in files])
     secrets = check.configured_secrets()
     for file in files:
-        if file.suffix == ".ipynb" or _is_percent(file):
+        if file.suffix == ".ipynb" or _is_function(file):
             # A version in the container is there to stay.
             found = check.check(file, secrets=secrets, codes=check.KEYS)
             if found:
@@ -53,10 +53,12 @@ def upload(
     return [storage.upload(container or DEFAULT_CONTAINER, f"{where}/{file.name}", file) for file in files]
 
 
-def _is_percent(file: Path) -> bool:
+def _is_function(file: Path) -> bool:
+    """Whether Python text is a notebook or a handler."""
     if not percent.is_script(file.name):
         return False
     try:
-        return percent.is_notebook(file.read_bytes())
+        source = file.read_bytes()
+        return percent.is_notebook(source) or handlers.is_handler(source)
     except OSError as exc:
         raise UsageError(f"{file}: cannot be read ({exc.strerror or exc})") from exc

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from libsafe_nb.cli import authoring, functions, job, platform, reading, running
+from libsafe_nb.cli import authoring, calling, functions, job, platform, reading, running
 from libsafe_nb.errors import LibsafeError
 
 
@@ -54,9 +54,12 @@ for command in (
     reading.history_,
     reading.replay_,
     reading.export,
+    calling.convert_,
+    calling.serve_,
     platform.doctor,
 ):
     cli.add_command(command)
+reading.export.add_command(calling.export_nuclio)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

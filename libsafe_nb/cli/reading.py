@@ -228,7 +228,7 @@ def _story_of(found: Replayed, told: Sequence[str]) -> Iterator[str]:
 
 @click.group()
 def export() -> None:
-    """Write evidence in forms that other systems read.
+    """Write evidence, or a function, in forms that other systems read.
 
     EVIDENCE is a container's id, a libsafe:// address in it or the folder of a local copy.
     """

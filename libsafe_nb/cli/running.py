@@ -103,7 +103,8 @@ def _run_options(command: Any) -> Any:
 def run(notebook: str, **options: Any) -> None:
     """Run one function NOTEBOOK, store its evidence, end its job.
 
-    NOTEBOOK is a local path or libsafe://CONTAINER/path.ipynb.
+    NOTEBOOK is a local path or libsafe://CONTAINER/path.ipynb; a .py with `# %%` cells, or with def handler(context, event),
+    will do.
 
     \b
     Example:

@@ -1,0 +1,134 @@
+"""
+Plain handlers: a `.py` with `def handler(context, event)`, as functions of the vendor's platform are written. Pure.
+
+Nuclio imports such a file and calls its handler. Here it becomes a notebook whose one cell of the author's is the file,
+byte for byte; a line before it makes it a module as an import would, a line after it calls the handler
+(`compat/called.py`). So it is run, checked and recorded as any notebook is.
+
+Which of three a `.py` is: with `# %%` cells or jupytext's header a notebook (`percent.py`), whatever it defines; else with
+a handler, this; else a plain script, for `libsafe-nb exec`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from libsafe_nb.errors import NotebookError
+
+NAME = "handler"
+MARK = "libsafe_nb"
+"""In the notebook's metadata: `{"kind": "handler"}`."""
+
+_CALLED = '__import__("libsafe_nb.compat.called", fromlist=["called"])'
+_SPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def is_handler(source: bytes) -> bool:
+    """Whether Python text defines a `handler` that can be called with a context and an event."""
+    try:
+        return find(ast.parse(source)) is not None
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+
+
+def find(tree: ast.Module) -> Function | None:
+    """The handler: the last top-level one counts, as it does when the file is imported."""
+    found = [
+        each
+        for each in tree.body
+        if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) and each.name == NAME
+    ]
+    if not found:
+        return None
+    arguments = found[-1].args
+    places = len(arguments.posonlyargs) + len(arguments.args)
+    needed = places - len(arguments.defaults)
+    return found[-1] if needed <= 2 and (places >= 2 or arguments.vararg is not None) else None
+
+
+def does_nothing_alone(source: bytes) -> bool:
+    """Whether a script only defines things: run by itself, as `exec` does, nothing would happen."""
+    allowed = (
+        ast.Import,
+        ast.ImportFrom,
+        ast.Assign,
+        ast.AnnAssign,
+        ast.FunctionDef,
+        ast.AsyncFunctionDef,
+        ast.ClassDef,
+    )
+    return all(
+        isinstance(each, allowed) or (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
+        for each in ast.parse(source).body
+    )
+
+
+def as_notebook(source: bytes, name: str) -> Any:
+    """
+    The notebook (format 4) that runs a handler.
+
+    Parameters
+    ----------
+    name
+        Its path or address; the stem is the module's name, as on Nuclio.
+
+    Raises
+    ------
+    NotebookError
+        Not Python in UTF-8, or without a handler.
+    """
+    import nbformat.v4
+
+    text = decoded(source, name)
+    tree = parsed(text, name)
+    function = find(tree)
+    if function is None:
+        raise NotebookError(
+            f"{name}: expected def handler(context, event), found no such function", notebook=name
+        )
+    begins = any(isinstance(each, ast.FunctionDef) and each.name == "init_context" for each in tree.body)
+    wait = "await " if isinstance(function, ast.AsyncFunctionDef) else ""
+    more = ", init_context" if begins else ""
+    cells = [
+        nbformat.v4.new_code_cell(
+            "# The next cell is a handler. It is called as Nuclio calls one, with the payload as the event's body.\n"
+            f"{_CALLED}.as_module(globals(), {module_name(name)!r})",
+            id="module",
+        ),
+        nbformat.v4.new_code_cell(text, id=NAME, metadata={"tags": [NAME]}),
+        nbformat.v4.new_code_cell(f"{wait}{_CALLED}.call({NAME}, json_sample{more})", id="call"),
+    ]
+    metadata = {"kernelspec": dict(_SPEC), MARK: {"kind": NAME}}
+    return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+
+
+def is_made(metadata: Mapping[str, Any]) -> bool:
+    """Whether a notebook, of which this is the metadata, is one that `as_notebook` made."""
+    mark = metadata.get(MARK)
+    return isinstance(mark, dict) and mark.get("kind") == NAME
+
+
+def decoded(source: bytes, name: str) -> str:
+    try:
+        return source.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise NotebookError(
+            f"{name}: expected Python in UTF-8, got byte 0x{source[exc.start]:02x}", notebook=name
+        ) from exc
+
+
+def parsed(text: str, name: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError) as exc:
+        raise NotebookError(f"{name}: expected Python, got something else ({exc})", notebook=name) from exc
+
+
+def module_name(name: str) -> str:
+    return re.sub(r"\W", "_", PurePosixPath(name).stem) or NAME
