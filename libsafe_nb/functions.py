@@ -183,8 +183,17 @@ class Functions:
     # The queue
 
     def queue(self) -> Shape:
-        """Counts by status, `events` that wait to become calls, and `paused`."""
+        """
+        Counts by status (`pruned`: those whose rows are gone), `events` that wait to become calls, `paused`, `keep_days`,
+        `keep_calls`, and `trouble`: sentences on what does not work.
+        """
         result: Shape = self._client.call("queue_get")
+        return result
+
+    def keep(self, *, days: int | None = None, calls: int | None = None) -> Shape:
+        """For how many days ended calls are kept, and how many; answers the queue."""
+        body = {name: value for name, value in (("keep_days", days), ("keep_calls", calls)) if value}
+        result: Shape = self._client.call("queue_update", json=body) if body else self.queue()
         return result
 
     def pause(self, paused: bool) -> Shape:
@@ -197,9 +206,12 @@ class Functions:
         )
         return result
 
-    def renew(self, call: str, owner: str, *, lease: float, progress: float | None = None) -> bool:
-        """Whether to go on with the call."""
-        body = {"owner": owner, "lease": lease, **({} if progress is None else {"progress": progress})}
+    def renew(
+        self, call: str, owner: str, *, lease: float, progress: float | None = None, job: str | None = None
+    ) -> bool:
+        """Whether to go on with the call, of which `job` is being run."""
+        given = {"owner": owner, "lease": lease, "progress": progress, "job_id": job}
+        body = {name: value for name, value in given.items() if value is not None}
         return bool(self._client.call("call_renew", call=call, json=body)["go_on"])
 
     def release(

@@ -82,6 +82,9 @@ class Worker:
         return status == "QUEUED"
 
     def _run(self, call: dict[str, Any]) -> None:
+        if not self.functions.renew(call["id"], self.owner, lease=LEASE, job=call["job_id"]):
+            # Cancelled, or given to another while this process was stopped.
+            return
         about = call["published"]
         data = self.functions.content(about["key"], about["version"])
         place = self.connection.settings.home / WORK
@@ -115,7 +118,11 @@ class Worker:
                 # While the platform is away nobody can have cancelled it.
                 with contextlib.suppress(LibsafeError):
                     if not self.functions.renew(
-                        call["id"], self.owner, lease=LEASE, progress=progress.fresh()
+                        call["id"],
+                        self.owner,
+                        lease=LEASE,
+                        progress=progress.fresh(),
+                        job=call["job_id"],
                     ):
                         run.cancel("the call was cancelled")
 

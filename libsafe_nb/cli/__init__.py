@@ -13,18 +13,12 @@ from typing import NoReturn
 
 import click
 
-from libsafe_nb.cli import authoring, calling, functions, job, platform, reading, running
+from libsafe_nb.cli import authoring, calling, functions, job, platform, reading, running, trigger
+from libsafe_nb.cli.types import Group
 from libsafe_nb.errors import LibsafeError
 
 
-class _Group(click.Group):
-    """Commands in the order of their definition, which is the order in which people need them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-
-@click.group(cls=_Group, epilog=running.EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, epilog=running.EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="libsafe-nb")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @click.pass_context
@@ -44,7 +38,7 @@ for command in (
     authoring.upload_,
     functions.publish,
     functions.functions,
-    functions.trigger,
+    trigger.trigger,
     authoring.open_,
     authoring.lab,
     reading.verify_,

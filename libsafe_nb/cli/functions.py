@@ -1,4 +1,4 @@
-"""`publish`, `functions` and `trigger`: notebooks that the platform calls."""
+"""`publish` and `functions`: notebooks that the platform calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from libsafe_nb.cli.types import Seconds
+from libsafe_nb.cli.types import Group, Seconds
 from libsafe_nb.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,21 +20,15 @@ POLL = 0.2
 ENDED = ("completed", "failed", "cancelled", "dead")
 
 
-class _Group(click.Group):
-    """Commands in the order of their definition."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-
-def _functions() -> Functions:
+def connected() -> Functions:
+    """The functions of the configured platform."""
     from libsafe_nb.connection import connect
     from libsafe_nb.functions import Functions
 
     return Functions(connect().client)
 
 
-def _show(found: Any) -> None:
+def show_json(found: Any) -> None:
     click.echo(json.dumps(found, ensure_ascii=False, indent=2))
 
 
@@ -56,12 +50,12 @@ def publish(notebook: str, key: str | None, as_json: bool) -> None:
 
     found = publishing.publish(notebook, key=key)
     if as_json:
-        _show(found)
+        show_json(found)
     else:
         click.echo(f"{found['key']}  version {found['version']}  sha256 {found['sha256']}")
 
 
-@click.group(cls=_Group)
+@click.group(cls=Group)
 def functions() -> None:
     """Published functions and the queue of their calls."""
 
@@ -70,9 +64,9 @@ def functions() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_(as_json: bool) -> None:
     """All functions: version, state, and calls that wait, run and are dead."""
-    found = list(_functions().all())
+    found = list(connected().all())
     if as_json:
-        _show(found)
+        show_json(found)
         return
     for each in found:
         state = "disabled" if not each["enabled"] else "paused" if each["paused"] else "enabled"
@@ -86,15 +80,15 @@ def list_(as_json: bool) -> None:
 @click.argument("key")
 def show(key: str) -> None:
     """One function as JSON: description, parameters, settings, triggers."""
-    ours = _functions()
-    _show({**ours.get(key), "triggers": list(ours.triggers(key))})
+    ours = connected()
+    show_json({**ours.get(key), "triggers": list(ours.triggers(key))})
 
 
 @functions.command()
 @click.argument("key")
 def versions(key: str) -> None:
     """A function's versions, newest first; the current one is marked."""
-    for each in _functions().versions(key):
+    for each in connected().versions(key):
         mark = "*" if each["current"] else " "
         click.echo(f"{mark} {each['number']}  {each['date_create']}  sha256 {each['sha256']}  {each['name']}")
 
@@ -103,14 +97,14 @@ def versions(key: str) -> None:
 @click.argument("key")
 def enable(key: str) -> None:
     """Let a function be called again."""
-    _functions().update(key, enabled=True)
+    connected().update(key, enabled=True)
 
 
 @functions.command()
 @click.argument("key")
 def disable(key: str) -> None:
     """No event counts for it, no call is taken, and what waits is not started."""
-    _functions().update(key, enabled=False)
+    connected().update(key, enabled=False)
 
 
 @functions.command()
@@ -118,44 +112,61 @@ def disable(key: str) -> None:
 @click.argument("number", type=click.IntRange(1))
 def rollback(key: str, number: int) -> None:
     """Make version NUMBER the current one, for every call that starts from now on."""
-    found = _functions().update(key, version=number)
+    found = connected().update(key, version=number)
     click.echo(f"{found['key']}  version {found['version']}  sha256 {found['sha256']}")
 
 
 @functions.command("set")
 @click.argument("key")
 @click.option(
-    "--concurrency", type=click.IntRange(0, 1000), help="Calls of it that run at once; 0: no limit."
+    "--concurrency",
+    type=click.IntRange(0, 1000),
+    metavar="N",
+    help="Calls of it that run at once; 0: no limit.",
 )
 @click.option(
     "--container-concurrency",
     type=click.IntRange(1, 1000),
-    help="Calls, of any function, that may run in a container for one of it to start there.",
+    metavar="N",
+    help="Calls that run in a container at once, of whatever function, for one of it to start there.",
 )
-@click.option("--attempts", type=click.IntRange(1, 100), help="Of a call that could not be executed.")
 @click.option(
-    "--backoff", type=Seconds(off=True), metavar="S", help="Before the second attempt; then doubled."
+    "--attempts",
+    type=click.IntRange(1, 100),
+    metavar="N",
+    help="How often a call that cannot be executed is tried.",
 )
-@click.option("--timeout", type=Seconds(off=True), metavar="S", help="Of one execution; 0: none.")
+@click.option(
+    "--backoff",
+    type=Seconds(off=True),
+    metavar="S",
+    help="Seconds before the second attempt; then doubled.",
+)
+@click.option(
+    "--timeout", type=Seconds(off=True), metavar="S", help="Seconds that an execution may take; 0: no limit."
+)
 @click.option(
     "--queue-limit",
     type=click.IntRange(1, 1_000_000),
+    metavar="N",
     help="Waiting calls beyond which none is taken on demand.",
 )
 def set_(key: str, **given: Any) -> None:
-    """Change how a function is run; what is not given stays."""
+    """Change how a function is run, and print it as JSON; what is not given stays."""
     changes = {name: value for name, value in given.items() if value is not None}
     for name in ("concurrency", "timeout"):
         if changes.get(name) == 0:
             changes[name] = None
     if not changes:
         raise UsageError("functions set: expected at least one option, got none")
-    _show(_functions().update(key, **changes))
+    show_json(connected().update(key, **changes))
 
 
 @functions.command("call")
 @click.argument("key")
-@click.option("--container", metavar="ID", default="1", help="Default: the local platform's.")
+@click.option(
+    "--container", metavar="ID", default="1", help="Container to work in. Default: the local platform's."
+)
 @click.option(
     "--file",
     "files",
@@ -164,8 +175,17 @@ def set_(key: str, **given: Any) -> None:
     help="A file, or a folder with all in it. Repeatable.",
 )
 @click.option("--param", "params", metavar="K=V", multiple=True, help="A function parameter. Repeatable.")
-@click.option("--version", type=click.IntRange(1), help="Default: the current one when the call starts.")
-@click.option("--priority", type=click.IntRange(-100, 100), default=0, help="Higher ones start first.")
+@click.option(
+    "--version", type=click.IntRange(1), metavar="N", help="Default: the current one when the call starts."
+)
+@click.option(
+    "--priority",
+    type=click.IntRange(-100, 100),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="From -100 to 100; higher ones start first, however long others have waited.",
+)
 @click.option(
     "--wait", is_flag=True, help="Wait for its end; exit code 1 if it failed, 3 if it is dead or cancelled."
 )
@@ -178,11 +198,16 @@ def call_(
     priority: int,
     wait: bool,
 ) -> None:
-    """Queue one call of a function, as a user who has chosen files does."""
+    """Queue one call of a function, as a user who has chosen files does.
+
+    \b
+    Example:
+      libsafe-nb functions call hash-files --container 12 --file /in --param algorithm=sha256 --wait
+    """
     from libsafe_nb.cli.running import pair
 
     given = dict(pair(each) for each in params)
-    ours = _functions()
+    ours = connected()
     made = ours.call(key, container=container, files=files, params=given, version=version, priority=priority)
     while wait and made["status"] not in ENDED:
         time.sleep(POLL)
@@ -201,16 +226,23 @@ def _line(call: dict[str, Any]) -> None:
 
 @functions.command()
 @click.option("--function", "key", metavar="KEY", help="Of this function only.")
-@click.option("--status", type=click.Choice(["queued", "running", *ENDED]))
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@click.option(
+    "--status",
+    type=click.Choice(["queued", "running", *ENDED]),
+    metavar="STATUS",
+    help="Only those: queued, running, completed, failed, cancelled or dead.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="At most so many."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def calls(key: str | None, status: str | None, limit: int, as_json: bool) -> None:
     """The last calls, newest first."""
     from itertools import islice
 
-    found = list(islice(_functions().calls(function=key, status=status, order="newest"), limit))
+    found = list(islice(connected().calls(function=key, status=status, order="newest"), limit))
     if as_json:
-        _show(found)
+        show_json(found)
         return
     for each in found:
         _line(each)
@@ -219,7 +251,7 @@ def calls(key: str | None, status: str | None, limit: int, as_json: bool) -> Non
 @functions.command()
 def dead() -> None:
     """The calls that were given up after their attempts."""
-    for each in _functions().calls(status="dead"):
+    for each in connected().calls(status="dead"):
         _line(each)
 
 
@@ -230,7 +262,7 @@ def requeue(calls: tuple[str, ...], every: bool) -> None:
     """Queue calls once more, with all their attempts: dead, failed or cancelled ones."""
     if bool(calls) == every:
         raise UsageError("functions requeue: expected calls, or --all")
-    ours = _functions()
+    ours = connected()
     for each in [found["id"] for found in ours.calls(status="dead")] if every else calls:
         _line(ours.requeue(each))
 
@@ -240,7 +272,7 @@ def requeue(calls: tuple[str, ...], every: bool) -> None:
 def cancel(calls: tuple[str, ...]) -> None:
     """Cancel calls: one that waits never runs, one that runs is interrupted within seconds."""
     for each in calls:
-        _line(_functions().cancel(each))
+        _line(connected().cancel(each))
 
 
 @functions.command()
@@ -267,12 +299,21 @@ def drain(key: str | None) -> None:
 
 
 def _paused(key: str | None, paused: bool) -> Functions:
-    ours = _functions()
+    ours = connected()
     if key:
         ours.update(key, paused=paused)
     else:
         ours.pause(paused)
     return ours
+
+
+@functions.command()
+@click.option("--days", type=click.IntRange(1, 36_500), metavar="N", help="Days after their end.")
+@click.option("--calls", type=click.IntRange(1, 10_000_000), metavar="N", help="How many of the last ones.")
+def keep(days: int | None, calls: int | None) -> None:
+    """How long ended calls are kept; dead ones and all jobs stay. Without options, what is set."""
+    found = connected().keep(days=days, calls=calls)
+    click.echo(f"{found['keep_days']} days  {found['keep_calls']} calls  {found['pruned']} removed so far")
 
 
 @functions.command()
@@ -289,94 +330,4 @@ def watch(every: float, once: bool) -> None:
     """A live view: the queue, running jobs, rates and the last failures. Ends with Ctrl-C."""
     from libsafe_nb.board import watch as watch_
 
-    watch_(_functions(), every=every, once=once)
-
-
-@click.group(cls=_Group)
-def trigger() -> None:
-    """What starts a function: happenings to files, a clock, or a user."""
-
-
-TYPES = (
-    "file_created",
-    "file_read",
-    "file_updated",
-    "file_deleted",
-    "metadata_created",
-    "metadata_updated",
-    "metadata_deleted",
-    "minute",
-    "hour",
-    "day",
-    "cron",
-    "on_demand",
-)
-
-
-@trigger.command()
-@click.argument("key")
-@click.argument("type", type=click.Choice(TYPES))
-@click.option("--container", "container_id", metavar="ID", help="Default: any; a clock needs one.")
-@click.option(
-    "--path", "path_regex", metavar="REGEX", help="Searched in the path, which begins with a slash."
-)
-@click.option("--name", "name_regex", metavar="REGEX", help="Searched in the file's name.")
-@click.option("--mime", metavar="PATTERN", help="Such as image/tiff or image/*.")
-@click.option("--size-min", type=click.IntRange(0), metavar="BYTES")
-@click.option("--size-max", type=click.IntRange(0), metavar="BYTES")
-@click.option(
-    "--batch-files", type=click.IntRange(1, 10_000), help="Files of one call at most. Default: 100."
-)
-@click.option(
-    "--batch-seconds",
-    type=Seconds(off=True),
-    metavar="S",
-    help="How long events are gathered into one call. Default: 1.",
-)
-@click.option("--schedule", metavar="CRON", help="Five fields, UTC; with type cron.")
-@click.option("--param", "params", metavar="K=V", multiple=True, help="A function parameter. Repeatable.")
-def add(key: str, type: str, params: tuple[str, ...], **about: Any) -> None:
-    """Let happenings of TYPE start the function KEY."""
-    from libsafe_nb.cli.running import pair
-
-    given = dict(pair(each) for each in params)
-    _trigger_line(_functions().add_trigger(key, type, params=given, **about))
-
-
-def _trigger_line(found: dict[str, Any]) -> None:
-    names = ("path_regex", "name_regex", "mime", "size_min", "size_max", "schedule")
-    filters = "  ".join(f"{name}={found[name]}" for name in names if found[name] is not None)
-    state = "" if found["enabled"] else "  disabled"
-    click.echo(
-        f"trigger {found['id']}  {found['function']}  {found['type']}  container {found['container_id'] or 'any'}"
-        f"{state}{'  ' + filters if filters else ''}"
-    )
-
-
-@trigger.command("list")
-@click.argument("key", required=False)
-def list_triggers(key: str | None) -> None:
-    """All triggers, or those of one function."""
-    for each in _functions().triggers(key):
-        _trigger_line(each)
-
-
-@trigger.command()
-@click.argument("trigger")
-def remove(trigger: str) -> None:
-    """Remove a trigger, with the events that wait to become a call of it."""
-    _functions().remove_trigger(trigger)
-
-
-@trigger.command("enable")
-@click.argument("trigger")
-def enable_trigger(trigger: str) -> None:
-    """Let a trigger fire again; a clock counts from now."""
-    _functions().enable_trigger(trigger, True)
-
-
-@trigger.command("disable")
-@click.argument("trigger")
-def disable_trigger(trigger: str) -> None:
-    """Let a trigger fire no more."""
-    _functions().enable_trigger(trigger, False)
+    watch_(connected(), every=every, once=once)

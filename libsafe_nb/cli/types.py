@@ -9,6 +9,13 @@ from typing import Any
 import click
 
 
+class Group(click.Group):
+    """Commands in the order of their definition, which is the order in which people need them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
 class Seconds(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only
     """A finite number of seconds above 0, at least `least`; 0 too if that means none."""
 

@@ -32,6 +32,12 @@ def new_key() -> str:
     return secrets.token_urlsafe(36)
 
 
+def reachable(db: Database, container: int) -> bool:
+    """Whether functions can work in a container: they run as the platform's own user."""
+    found = db.one("SELECT 1 FROM access WHERE user_id = ? AND container_id = ?", (DEFAULT_USER, container))
+    return found is not None
+
+
 def found(db: Database, *, key_user: str, key_root: str, s3_access_key: str) -> None:
     """Make the default user, the root user and the default container, once; set their keys each time."""
     with db.transaction():

@@ -33,10 +33,14 @@ def keep(db: Database, user: int, call: str, key: str, status: int, body: bytes)
     )
 
 
-def forget_old(db: Database) -> None:
+def forget_old(db: Database) -> int:
+    """Some of the answers that are too old; how many they were."""
     limit = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=KEPT_DAYS)
     with db.transaction():
-        db.execute("DELETE FROM answer WHERE date_create < ?", (limit.strftime("%Y-%m-%d %H:%M:%S.%f"),))
+        return db.execute(
+            "DELETE FROM answer WHERE rowid IN (SELECT rowid FROM answer WHERE date_create < ? LIMIT 500)",
+            (limit.strftime("%Y-%m-%d %H:%M:%S.%f"),),
+        ).rowcount
 
 
 def header_key(value: str | None) -> str | None:

@@ -67,6 +67,8 @@ class Platform:
     refresh_settings: Callable[[], None]
     functions: Path
     """Folder of the published functions' bytes."""
+    trouble: dict[str, str] = field(default_factory=dict)
+    """What does not work at present, by the part of the platform; each a sentence."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from libsafe_nb.local.queuetables import TABLES
+from libsafe_nb.local import counttables, queuetables
 
-VERSION = 2
+VERSION = 3
 """Of the schema; kept in `user_version`."""
 
-MIGRATIONS = {2: TABLES}
+MIGRATIONS = {2: queuetables.TABLES, 3: counttables.TABLES}
 """What brings the rows of the version before to this one; a new file gets `SCHEMA` and then all of them."""
 
 SCHEMA = """

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import re
+import logging
+import math
 import sqlite3
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from libsafe_nb.local import queue
-from libsafe_nb.local.accounts import DEFAULT_USER
+from libsafe_nb.local import expressions, queue
+from libsafe_nb.local.accounts import DEFAULT_USER, reachable
 from libsafe_nb.local.database import Database, now
 
 FILE_TYPES = (
@@ -35,6 +36,8 @@ OURS = "provenance/"
 """What lies there is the evidence of runs, and starts nothing."""
 
 File = Mapping[str, Any] | sqlite3.Row
+
+log = logging.getLogger(__name__)
 
 
 def fire(db: Database, kind: str, file: File, job: int | None) -> None:
@@ -53,11 +56,15 @@ def fire(db: Database, kind: str, file: File, job: int | None) -> None:
         " WHERE t.type = ? AND t.enabled AND (t.container_id IS NULL OR t.container_id = ?)",
         (kind, file["container_id"]),
     )
-    if not rows or file["path"].startswith(OURS) or not _reachable(db, file["container_id"]):
+    if not rows or file["path"].startswith(OURS) or not reachable(db, file["container_id"]):
         return
     lineage: list[int] | None = None
     for trigger in rows:
-        if not _fits(trigger, file):
+        try:
+            if not _fits(trigger, file):
+                continue
+        except TimeoutError:
+            _disable(db, trigger, file)
             continue
         if lineage is None:
             lineage = ancestry(db, job)
@@ -65,27 +72,42 @@ def fire(db: Database, kind: str, file: File, job: int | None) -> None:
             if trigger["function_id"] != lineage[-1]:
                 _warn(db, job, trigger)
             continue
-        db.insert(
-            "event",
-            trigger_id=trigger["id"],
-            container_id=file["container_id"],
-            file_id=file["id"],
-            ancestors=json.dumps(lineage),
-            cause_job=job,
-            at=time.time(),
-        )
+        _note(db, trigger, file, json.dumps(lineage), job, time.time())
 
 
-def _reachable(db: Database, container: int) -> bool:
-    """Functions run as the platform's own user, so they see that user's containers only."""
-    found = db.one("SELECT 1 FROM access WHERE user_id = ? AND container_id = ?", (DEFAULT_USER, container))
-    return found is not None
+def _note(
+    db: Database, trigger: sqlite3.Row, file: File, ancestors: str, job: int | None, moment: float
+) -> None:
+    """One event more, and when the batch that it belongs to is due."""
+    place = (trigger["id"], file["container_id"], ancestors)
+    db.execute(
+        "INSERT INTO event (trigger_id, container_id, ancestors, file_id, cause_job, at) VALUES (?, ?, ?, ?, ?, ?)",
+        (*place, file["id"], job, moment),
+    )
+    most = trigger["batch_files"]
+    first = moment if most == 1 else moment + trigger["batch_seconds"]
+    db.execute(
+        "INSERT INTO batch VALUES (?, ?, ?, 1, ?) ON CONFLICT (trigger_id, container_id, ancestors) DO UPDATE"
+        " SET waiting = waiting + 1, due = CASE WHEN waiting + 1 >= ? THEN min(due, ?) ELSE due END",
+        (*place, first, most, moment),
+    )
+
+
+def _disable(db: Database, trigger: sqlite3.Row, file: File) -> None:
+    """A trigger whose expression took too long fires no more, and says at which file: it would hold everything up."""
+    path = "/" + file["path"]
+    error = (
+        f"disabled at {now()[:19]}: its expression was still being searched after {expressions.SECONDS * 1000:.0f} ms"
+        f" in {path[:300]!r} of container {file['container_id']}; that file and later ones started nothing"
+    )
+    db.execute("UPDATE function_trigger SET enabled = 0, error = ? WHERE id = ?", (error, trigger["id"]))
+    log.warning("trigger %s: %s", trigger["id"], error)
 
 
 def _fits(trigger: sqlite3.Row, file: File) -> bool:
-    if trigger["path_regex"] and not re.search(trigger["path_regex"], "/" + file["path"]):
+    if trigger["path_regex"] and not expressions.found(trigger["path_regex"], "/" + file["path"]):
         return False
-    if trigger["name_regex"] and not re.search(trigger["name_regex"], file["filename"]):
+    if trigger["name_regex"] and not expressions.found(trigger["name_regex"], file["filename"]):
         return False
     if trigger["mime"] and not fnmatch.fnmatchcase((file["mime"] or "").lower(), trigger["mime"]):
         return False
@@ -120,45 +142,49 @@ def _warn(db: Database, job: int | None, trigger: sqlite3.Row) -> None:
         db.insert("message", job_id=job, type="WARNING", message=message, date_create=now())
 
 
-def gather(db: Database, at: float) -> int:
+def gather(db: Database, at: float, seconds: float = math.inf) -> int:
     """
     Make calls of the events that wait: of each trigger and container, when enough have come or the first has waited long
     enough. Answers how many calls were made; each is one transaction with the events that it takes.
 
-    Events of different causes are not mixed: one call's functions would count as the ancestors of all its files.
+    Events of different causes are not mixed: one call's functions would count as the ancestors of all its files. What has
+    been due for longest comes first. When `seconds` are over no further call is begun; what is due stays so.
     """
     made = 0
-    for group in db.all(
-        "SELECT e.trigger_id, e.container_id, e.ancestors, count(*) AS waiting, min(e.at) AS first,"
-        " t.batch_files, t.batch_seconds FROM event e JOIN function_trigger t ON t.id = e.trigger_id"
-        " GROUP BY e.trigger_id, e.container_id, e.ancestors"
-    ):
-        waiting = group["waiting"]
-        while waiting >= group["batch_files"] or (
-            waiting > 0 and group["first"] + group["batch_seconds"] <= at
-        ):
-            with db.transaction():
-                _call(db, group)
-            made += 1
-            waiting -= group["batch_files"]
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        batch = db.one(
+            "SELECT b.*, t.batch_files, t.batch_seconds FROM batch b JOIN function_trigger t ON t.id = b.trigger_id"
+            " WHERE b.due <= ? ORDER BY b.due LIMIT 1",
+            (at,),
+        )
+        if batch is None:
+            break
+        with db.transaction():
+            made += _call(db, batch, at)
     return made
 
 
-def _call(db: Database, group: sqlite3.Row) -> None:
+def _call(db: Database, batch: sqlite3.Row, at: float) -> int:
+    """A call of the batch's first events; 0 when none of their files is known any more."""
+    place = (batch["trigger_id"], batch["container_id"], batch["ancestors"])
     events = db.all(
-        "SELECT e.id, e.file_id, e.cause_job, f.path FROM event e JOIN file f ON f.id = e.file_id"
+        "SELECT e.id, e.file_id, e.cause_job, f.path FROM event e LEFT JOIN file f ON f.id = e.file_id"
         " WHERE e.trigger_id = ? AND e.container_id = ? AND e.ancestors = ? ORDER BY e.id LIMIT ?",
-        (group["trigger_id"], group["container_id"], group["ancestors"], group["batch_files"]),
+        (*place, batch["batch_files"]),
     )
-    trigger = db.one("SELECT * FROM function_trigger WHERE id = ?", (group["trigger_id"],))
+    _taken(db, batch, place, events, at)
     # A file that changed twice is handled once, as it stands.
-    paths = {each["file_id"]: "/" + each["path"] for each in events}
+    paths = {each["file_id"]: "/" + each["path"] for each in events if each["path"] is not None}
+    if not paths:
+        return 0
+    trigger = db.one("SELECT * FROM function_trigger WHERE id = ?", (batch["trigger_id"],))
     cause = max((each["cause_job"] for each in events if each["cause_job"] is not None), default=None)
     queue.make(
         db,
         queue.Order(
             trigger["function_id"],
-            group["container_id"],
+            batch["container_id"],
             DEFAULT_USER,
             {
                 "id": str(trigger["id"]),
@@ -169,9 +195,25 @@ def _call(db: Database, group: sqlite3.Row) -> None:
             file_ids=list(paths),
             file_paths=list(paths.values()),
             params=json.loads(trigger["params"]),
-            ancestors=group["ancestors"],
-            depth=len(json.loads(group["ancestors"])),
+            ancestors=batch["ancestors"],
+            depth=len(json.loads(batch["ancestors"])),
             cause_job=cause,
         ),
     )
-    db.connection.executemany("DELETE FROM event WHERE id = ?", [(each["id"],) for each in events])
+    return 1
+
+
+def _taken(
+    db: Database, batch: sqlite3.Row, place: tuple[int, int, str], events: list[sqlite3.Row], at: float
+) -> None:
+    """The events leave their batch; what is left of it is due by its own first one."""
+    where = "trigger_id = ? AND container_id = ? AND ancestors = ?"
+    last = events[-1]["id"] if events else 0
+    db.execute(f"DELETE FROM event WHERE {where} AND id <= ?", (*place, last))  # noqa: S608 - constants
+    left = db.one(f"SELECT at FROM event WHERE {where} ORDER BY id LIMIT 1", place)  # noqa: S608
+    if left is None:
+        db.execute(f"DELETE FROM batch WHERE {where}", place)  # noqa: S608
+        return
+    waiting = batch["waiting"] - len(events)
+    due = at if waiting >= batch["batch_files"] else left["at"] + batch["batch_seconds"]
+    db.execute(f"UPDATE batch SET waiting = ?, due = ? WHERE {where}", (waiting, due, *place))  # noqa: S608

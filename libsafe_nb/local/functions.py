@@ -33,9 +33,9 @@ SETTINGS: dict[str, tuple[type, float, float]] = {
 MAY_BE_NONE = ("concurrency", "timeout")
 _SELECT = (
     "SELECT f.*, v.sha256, v.kind, v.name, v.title, v.description, v.parameters, v.date_create AS date_publish,"
-    " (SELECT count(*) FROM call WHERE function_id = f.id AND status = 'queued') AS queued,"
-    " (SELECT count(*) FROM call WHERE function_id = f.id AND status = 'running') AS running,"
-    " (SELECT count(*) FROM call WHERE function_id = f.id AND status = 'dead') AS dead"
+    " coalesce((SELECT calls FROM tally WHERE function_id = f.id AND status = 'queued'), 0) AS queued,"
+    " coalesce((SELECT calls FROM tally WHERE function_id = f.id AND status = 'running'), 0) AS running,"
+    " coalesce((SELECT calls FROM tally WHERE function_id = f.id AND status = 'dead'), 0) AS dead"
     " FROM function f JOIN function_version v ON v.function_id = f.id AND v.number = f.version"
 )
 

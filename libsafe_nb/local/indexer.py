@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
@@ -37,6 +38,8 @@ class Indexer:
     ----------
     server
         Tells which start of the S3 server answers now and on which ports; None while it is down.
+    trouble
+        Where it is told that rows cannot be written.
     """
 
     def __init__(
@@ -46,12 +49,14 @@ class Indexer:
         bucket: str,
         server: Callable[[], tuple[str, weed.WeedPorts] | None],
         stderr: IO[bytes],
+        trouble: dict[str, str],
     ) -> None:
         self._db = database
         self._objects = objects
         self._bucket = bucket
         self._server = server
         self._stderr = stderr
+        self._trouble = trouble
         self._to_look: set[tuple[int, str]] = set()
         self.deleting: dict[tuple[int, str], int | None] = {}
         """Files that a job is deleting over REST: a delete marker does not say whose it is."""
@@ -76,8 +81,16 @@ class Indexer:
                 name, ports = server
                 if self._db.fact("server") != name and (comparing is None or comparing.done()):
                     comparing = asyncio.ensure_future(self._compare_once(name))
-                with contextlib.suppress(OSError, ValueError):
+                try:
                     await self._tail(ports)
+                except (OSError, ValueError):
+                    pass
+                except sqlite3.OperationalError as exc:
+                    # Nothing was written, so the stream is read again from there.
+                    if "index" not in self._trouble:
+                        log.exception("what the store tells cannot be written down; trying again")
+                    self._trouble["index"] = f"what the store tells cannot be written down ({exc})"
+                    await asyncio.sleep(2)
                 await asyncio.sleep(RETRY_SECONDS)
         finally:
             if comparing is not None:
@@ -120,6 +133,7 @@ class Indexer:
                 if change.container in containers and change.path.strip("/"):
                     self._apply_one(change)
             self._db.set_fact("position", str(stream.position))
+        self._trouble.pop("index", None)
 
     def _apply_one(self, change: events.Change) -> None:
         match change:

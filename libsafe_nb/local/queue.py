@@ -150,7 +150,7 @@ def claim(db: Database, owner: str, lease: float, at: float) -> sqlite3.Row | No
 
 def _taken_up(db: Database, row: sqlite3.Row, owner: str, lease: float, at: float) -> sqlite3.Row | None:
     """A call whose worker died. One that has not even begun its run counts as an attempt: it may be what kills them."""
-    begun = db.one("SELECT status FROM job WHERE id = ?", (row["job_id"],))[0] != "QUEUED"
+    begun = _job_status(db, row) != "QUEUED"
     if not begun:
         db.execute("UPDATE call SET attempts = attempts + 1 WHERE id = ?", (row["id"],))
         if row["attempts"] >= _function(db, row)["attempts"]:
@@ -205,10 +205,22 @@ def work_waits(db: Database, at: float) -> bool:
     return left is not None or _next(db, at) is not None
 
 
-def renew(db: Database, call: sqlite3.Row, owner: str, lease: float, at: float) -> bool:
-    """Whether the worker is to go on; False when the call was cancelled, or is another's by now."""
-    if call["status"] != RUNNING or call["lease_owner"] != owner:
+def renew(
+    db: Database, call: sqlite3.Row, owner: str, lease: float, at: float, job: int | None = None
+) -> bool:
+    """
+    Whether the worker is to go on with the call's `job`; False when the call was cancelled, or is another's by now.
+
+    A worker that was stopped for longer than its lease, or whose clock was set forward, has lost it. Whoever was given the
+    call meanwhile found its job running, and let go of it: then the worker has it back, and not a second run.
+    """
+    if call["status"] != RUNNING:
         return False
+    if call["lease_owner"] != owner:
+        begun = job == call["job_id"] and _job_status(db, call) == "RUNNING"
+        if begun and call["lease_owner"] is None:
+            _leased(db, call, owner, lease, at)
+        return begun
     # A lease is only written anew when half of it is over: most renewals write nothing.
     if call["lease_until"] - at < lease / 2:
         db.execute("UPDATE call SET lease_until = ? WHERE id = ?", (at + lease, call["id"]))
@@ -312,6 +324,10 @@ def end_job(db: Database, job: int, status: str, outcome: str, message: str, at:
         (status, json.dumps(result), moment, moment, job),
     )
     job_ended(db, job, at)
+
+
+def _job_status(db: Database, call: sqlite3.Row) -> str:
+    return str(db.one("SELECT status FROM job WHERE id = ?", (call["job_id"],))[0])
 
 
 def _function(db: Database, call: sqlite3.Row) -> sqlite3.Row:

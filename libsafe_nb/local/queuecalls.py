@@ -7,8 +7,8 @@ import sqlite3
 import time
 from typing import Any
 
-from libsafe_nb.local import files, firing, functions, queue
-from libsafe_nb.local.accounts import DEFAULT_USER
+from libsafe_nb.local import files, firing, functions, pruning, queue
+from libsafe_nb.local.accounts import reachable
 from libsafe_nb.local.ask import Ask, Page, Problem, number, page, text
 from libsafe_nb.local.triggers import ON_DEMAND
 
@@ -32,10 +32,7 @@ def call_create(ask: Ask) -> dict[str, Any]:
     if not function["enabled"]:
         raise Problem(409, f"function {function['key']} is disabled")
     container = ask.container(number(fields.get("container_id"), name="container_id"))["id"]
-    if (
-        ask.db.one("SELECT 1 FROM access WHERE user_id = ? AND container_id = ?", (DEFAULT_USER, container))
-        is None
-    ):
+    if not reachable(ask.db, container):
         raise Problem(
             403, f"container {container}: the platform's own user, as whom functions run, may not work there"
         )
@@ -209,24 +206,42 @@ def call_requeue(ask: Ask) -> dict[str, Any]:
 
 
 def queue_get(ask: Ask) -> dict[str, Any]:
-    """How many calls are in each state, how many events wait to become calls, and whether the queue is paused."""
-    counts = dict(ask.db.all("SELECT status, count(*) FROM call GROUP BY status"))
-    oldest = ask.db.one("SELECT min(date_create) FROM call WHERE status = 'queued'")[0]
+    """
+    How many calls are in each state, how many events wait to become calls, whether the queue is paused, what is kept of
+    ended calls, and what does not work.
+    """
+    counts = dict(ask.db.all("SELECT status, sum(calls) FROM tally GROUP BY status"))
+    oldest = ask.db.one("SELECT date_create FROM call WHERE status = 'queued' ORDER BY id LIMIT 1")
+    days, most = pruning.kept(ask.db)
     return {
-        **{status: counts.get(status, 0) for status in queue.STATUSES},
-        "events": ask.db.one("SELECT count(*) FROM event")[0],
-        "oldest_queued": oldest,
+        **{status: counts.get(status, 0) for status in (*queue.STATUSES, "pruned")},
+        "events": ask.db.one("SELECT coalesce(sum(waiting), 0) FROM batch")[0],
+        "oldest_queued": oldest["date_create"] if oldest else None,
         "paused": bool(ask.db.fact(queue.PAUSED)),
+        pruning.DAYS_FACT: days,
+        pruning.CALLS_FACT: most,
+        "trouble": list(ask.platform.trouble.values()),
     }
 
 
 def queue_update(ask: Ask) -> dict[str, Any]:
-    """`paused`: no further call is started; what runs ends, what comes waits."""
+    """
+    `paused`: no further call is started; what runs ends, what comes waits. `keep_days` and `keep_calls`: for how long, and
+    how many, ended calls are kept.
+    """
     functions.need_operator(ask)
-    paused = ask.fields().get("paused")
-    if not isinstance(paused, bool):
-        raise Problem(400, f"paused: expected true or false, got {str(paused)[:50]!r}")
-    ask.db.set_fact(queue.PAUSED, "1" if paused else "")
+    fields = ask.fields()
+    paused, bounds = fields.get("paused"), {pruning.DAYS_FACT: 36_500, pruning.CALLS_FACT: 10_000_000}
+    if "paused" in fields or not fields.keys() & bounds.keys():
+        if not isinstance(paused, bool):
+            raise Problem(400, f"paused: expected true or false, got {str(paused)[:50]!r}")
+        ask.db.set_fact(queue.PAUSED, "1" if paused else "")
+    for name, most in bounds.items():
+        if name in fields:
+            value = fields[name]
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise Problem(400, f"{name}: expected a number from 1 to {most}, got {str(value)[:50]!r}")
+            ask.db.set_fact(name, str(value))
     return queue_get(ask)
 
 

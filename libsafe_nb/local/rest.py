@@ -80,7 +80,11 @@ class Api:
     def _endpoint(self, name: str) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
             if name == "health":
-                return _ok(_body({"status": "ok", "idempotency": True, "reads": True}))
+                said: dict[str, Any] = {"status": "ok", "idempotency": True, "reads": True}
+                # Its parts only: whoever asks has no key.
+                if self.platform.trouble:
+                    said |= {"status": "trouble", "trouble": sorted(self.platform.trouble)}
+                return _ok(_body(said))
             self.running += 1
             request.scope["endpoint_name"] = name
             try:

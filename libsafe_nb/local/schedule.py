@@ -7,11 +7,12 @@ Firing moves `next_due` in the transaction that makes the call, so no restart fi
 from __future__ import annotations
 
 import json
+import sqlite3
 from datetime import UTC, datetime
 
 from libsafe_nb.local import queue
-from libsafe_nb.local.accounts import DEFAULT_USER
-from libsafe_nb.local.database import Database
+from libsafe_nb.local.accounts import DEFAULT_USER, reachable
+from libsafe_nb.local.database import Database, now
 
 FIXED = {"minute": "* * * * *", "hour": "0 * * * *", "day": "0 0 * * *"}
 CLOCK_TYPES = (*FIXED, "cron")
@@ -26,11 +27,15 @@ def after(kind: str, given: str | None, at: float) -> float:
     ValueError
         It is no schedule, or names a day that never comes.
     """
+    expression = FIXED.get(kind) or given or ""
+    if len(expression.split()) != 5:
+        # The library would take a sixth as seconds.
+        raise ValueError(f"it has {len(expression.split())}")
     # Imported here: a platform without clock triggers starts without it.
     from cronsim import CronSim, CronSimError
 
     try:
-        return next(CronSim(FIXED.get(kind) or given or "", datetime.fromtimestamp(at, UTC))).timestamp()
+        return next(CronSim(expression, datetime.fromtimestamp(at, UTC))).timestamp()
     except (CronSimError, StopIteration) as exc:
         raise ValueError(str(exc) or "it names no time") from exc
 
@@ -40,7 +45,8 @@ def fire_due(db: Database, at: float) -> int:
     Fire what is due; answers how many calls were made.
 
     One call for any number of times that were missed, and none while the one before still waits: a function that checks
-    something every minute has no use for a hundred checks at once.
+    something every minute has no use for a hundred checks at once. None either in a container in which the platform's own
+    user may not work.
     """
     due = db.all(
         "SELECT t.*, f.enabled AS wanted FROM function_trigger t JOIN function f ON f.id = t.function_id"
@@ -50,12 +56,9 @@ def fire_due(db: Database, at: float) -> int:
     made = 0
     for row in due:
         with db.transaction():
-            db.execute(
-                "UPDATE function_trigger SET next_due = ? WHERE id = ?",
-                (after(row["type"], row["schedule"], at), row["id"]),
-            )
+            _set_next(db, row, at)
             waits = db.one("SELECT 1 FROM call WHERE trigger_id = ? AND status = 'queued'", (row["id"],))
-            if row["wanted"] and waits is None:
+            if row["wanted"] and waits is None and reachable(db, row["container_id"]):
                 made += 1
                 queue.make(
                     db,
@@ -69,3 +72,16 @@ def fire_due(db: Database, at: float) -> int:
                     ),
                 )
     return made
+
+
+def _set_next(db: Database, row: sqlite3.Row, at: float) -> None:
+    """When it is due next. One that never is again is disabled, and says so."""
+    try:
+        due = after(row["type"], row["schedule"], at)
+    except ValueError as exc:
+        db.execute(
+            "UPDATE function_trigger SET enabled = 0, next_due = NULL, error = ? WHERE id = ?",
+            (f"disabled at {now()[:19]}: its schedule names no further time ({exc})", row["id"]),
+        )
+    else:
+        db.execute("UPDATE function_trigger SET next_due = ? WHERE id = ?", (due, row["id"]))

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOG_BYTES = 5_000_000
-
 
 class Server:
     def __init__(
@@ -85,8 +83,8 @@ class Server:
 
     async def _serve(self, keyring: Keyring, database: Any, keeper: S3Keeper) -> None:
         # Imported while the S3 server starts.
-        from libsafe_nb.local.answers import forget_old
         from libsafe_nb.local.ask import Platform
+        from libsafe_nb.local.housekeeping import keep_house
         from libsafe_nb.local.indexer import Indexer
         from libsafe_nb.local.keyring import BUCKET
         from libsafe_nb.local.objects import Objects
@@ -97,18 +95,27 @@ class Server:
         objects = Objects(BUCKET, lambda: _access(keeper, keyring))
         with (
             (self.root.logs / "tail.log").open("ab") as tail_log,
-            _bounded_log(self.root, "workers.log") as worker_log,
+            (self.root.logs / "workers.log").open("ab") as worker_log,
         ):
-            indexer = Indexer(database, objects, BUCKET, keeper.server, tail_log)
+            trouble: dict[str, str] = {}
+            indexer = Indexer(database, objects, BUCKET, keeper.server, tail_log, trouble)
             uploads = Uploads(database, objects, self.root.spool)
 
             def refresh_settings() -> None:
                 self._publish(keyring)
 
             api = Api(
-                Platform(database, objects, indexer, keyring, uploads, refresh_settings, self.root.functions)
+                Platform(
+                    database,
+                    objects,
+                    indexer,
+                    keyring,
+                    uploads,
+                    refresh_settings,
+                    self.root.functions,
+                    trouble,
+                )
             )
-            forget_old(database)
             port = await self._unless_stopped(keeper.ready())
             if port is None:
                 return
@@ -117,7 +124,7 @@ class Server:
                 with database.transaction():
                     database.set_fact("bucket", BUCKET)
             keyring.endpoint = f"http://127.0.0.1:{port}"
-            workers = Workers(self.root.path, database, worker_log)
+            workers = Workers(self.root.path, database, worker_log, trouble)
             tasks = [
                 asyncio.ensure_future(self._guarded(task))
                 for task in (
@@ -127,6 +134,7 @@ class Server:
                     indexer.follow(),
                     uploads.run(),
                     workers.run(),
+                    keep_house(self.root, database, trouble),
                     self._watch_idle(api),
                     self._watch_lifeline(),
                 )
@@ -276,18 +284,8 @@ def _access(keeper: S3Keeper, keyring: Keyring) -> StoreAccess:
     return StoreAccess(server[1].s3, administrator.access_key, administrator.secret_key)
 
 
-def _bounded_log(root: Root, name: str) -> IO[bytes]:
-    path = root.logs / name
-    if path.exists() and path.stat().st_size > LOG_BYTES:
-        path.replace(path.with_suffix(".old.log"))
-    return path.open("ab")
-
-
 def _log_to(root: Root) -> IO[str]:
-    path = root.logs / "platform.log"
-    if path.exists() and path.stat().st_size > LOG_BYTES:
-        path.replace(path.with_suffix(".old.log"))
-    stream = path.open("a")
+    stream = (root.logs / "platform.log").open("a")
     logging.basicConfig(
         stream=stream, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 import time
 from typing import Any
 
-from libsafe_nb.local import schedule
+from libsafe_nb.local import expressions, schedule
 from libsafe_nb.local.ask import Ask, Page, Problem, number, page, text
 from libsafe_nb.local.database import now
 from libsafe_nb.local.firing import FILE_TYPES
@@ -63,8 +62,8 @@ def _filters(fields: dict[str, Any], kind: str) -> dict[str, Any]:
         if fields.get(name):
             found[name] = text(fields[name], name, most=1000)
             try:
-                re.compile(found[name])
-            except (re.error, RecursionError, OverflowError) as exc:
+                expressions.check(found[name])
+            except ValueError as exc:
                 raise Problem(
                     400, f"{name}: expected a regular expression, got {found[name][:100]!r} ({exc})"
                 ) from exc
@@ -124,7 +123,10 @@ def trigger_get(ask: Ask) -> dict[str, Any]:
 
 
 def trigger_update(ask: Ask) -> dict[str, Any]:
-    """`enabled`. A clock trigger that is enabled again counts from now: what it missed meanwhile was not wanted."""
+    """
+    `enabled`. A clock trigger that is enabled again counts from now: what it missed meanwhile was not wanted; and why the
+    platform itself disabled one is forgotten.
+    """
     need_operator(ask)
     row = _by_id(ask, ask.id("trigger"))
     enabled = ask.fields().get("enabled")
@@ -134,7 +136,8 @@ def trigger_update(ask: Ask) -> dict[str, Any]:
     if enabled and not row["enabled"] and row["type"] in CLOCK_TYPES:
         due = schedule.after(row["type"], row["schedule"], time.time())
     ask.db.execute(
-        "UPDATE function_trigger SET enabled = ?, next_due = ? WHERE id = ?", (enabled, due, row["id"])
+        "UPDATE function_trigger SET enabled = ?, next_due = ?, error = ? WHERE id = ?",
+        (enabled, due, None if enabled else row["error"], row["id"]),
     )
     return shape(_by_id(ask, row["id"]))
 
@@ -161,6 +164,7 @@ def shape(row: sqlite3.Row) -> dict[str, Any]:
         "function": row["key"],
         "container_id": None if row["container_id"] is None else str(row["container_id"]),
         "enabled": bool(row["enabled"]),
+        "error": row["error"],
         **{name: row[name] for name in columns},
         "params": json.loads(row["params"]),
     }

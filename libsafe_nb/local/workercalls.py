@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from libsafe_nb.local import functions, queue
-from libsafe_nb.local.ask import Ask, Problem, text
+from libsafe_nb.local.ask import Ask, Problem, number, text
 from libsafe_nb.local.queuecalls import by_id, find, shape
 
 LOOK_SECONDS = 0.25
@@ -78,11 +78,17 @@ def _order(ask: Ask, row: sqlite3.Row) -> dict[str, Any]:
 
 
 def call_renew(ask: Ask) -> dict[str, Any]:
-    """Keep a lease; `go_on` is false when the call was cancelled or given to another. `progress` goes to the job."""
+    """
+    Keep a lease; `go_on` is false when the call was cancelled or given to another. `job_id` is that of the run that goes on,
+    which gets a lease back that only its time has ended. `progress` goes to the job.
+    """
     functions.need_operator(ask)
     call, fields = find(ask), ask.fields()
     owner, lease = text(fields.get("owner"), "owner", most=200), _seconds(fields, "lease", 60, LONGEST_LEASE)
-    go_on = queue.renew(ask.db, call, owner, lease, time.time())
+    job = fields.get("job_id")
+    go_on = queue.renew(
+        ask.db, call, owner, lease, time.time(), None if job is None else number(job, name="job_id")
+    )
     progress = fields.get("progress")
     if go_on and isinstance(progress, (int, float)) and 0 <= progress <= 1:
         ask.db.execute("UPDATE job SET progress = ? WHERE id = ?", (float(progress), call["job_id"]))

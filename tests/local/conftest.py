@@ -11,6 +11,8 @@ import requests
 from botocore.config import Config
 
 from libsafe_nb import local
+from libsafe_nb.local import accounts
+from libsafe_nb.local.database import Database, now
 
 
 class Rest:
@@ -81,6 +83,36 @@ def eventually(check, *, within=10.0):
             return found
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.02)
+
+
+@pytest.fixture
+def db(tmp_path):
+    made = Database(tmp_path / "rows.sqlite3")
+    accounts.found(made, key_user="u" * 20, key_root="r" * 20, s3_access_key="")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def function(db):
+    def function(key="f", **settings):
+        made = db.insert("function", key=key, version=1, date_create=now(), **settings)
+        db.insert(
+            "function_version",
+            function_id=made,
+            number=1,
+            sha256="0" * 64,
+            kind="notebook",
+            name="f.ipynb",
+            title=key,
+            description="",
+            parameters="[]",
+            user_id=1,
+            date_create=now(),
+        )
+        return made
+
+    return function
 
 
 @pytest.fixture(scope="package")

@@ -5,42 +5,10 @@ import sqlite3
 
 import pytest
 
-from libsafe_nb.local import accounts, firing, queue, schedule
-from libsafe_nb.local.database import SCHEMA, Database, now
+from libsafe_nb.local import firing, queue, schedule
+from libsafe_nb.local.database import SCHEMA, VERSION, Database
 
-
-@pytest.fixture
-def db(tmp_path):
-    made = Database(tmp_path / "rows.sqlite3")
-    accounts.found(made, key_user="u" * 20, key_root="r" * 20, s3_access_key="")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def function(db):
-    def function(key="f", **settings):
-        made = db.insert("function", key=key, version=1, date_create=now(), **settings)
-        db.insert(
-            "function_version",
-            function_id=made,
-            number=1,
-            sha256="0" * 64,
-            kind="notebook",
-            name="f.ipynb",
-            title=key,
-            description="",
-            parameters="[]",
-            user_id=1,
-            date_create=now(),
-        )
-        return made
-
-    return function
-
-
-def order(function, **more):
-    return queue.Order(function, 1, 1, {"id": "0", "type": "on_demand", "regex": ""}, **more)
+from .rows import fire, new_file, order, trigger
 
 
 def status(db, call):
@@ -69,7 +37,7 @@ def test_a_root_of_the_version_before_is_brought_to_this_one(tmp_path):
 
     assert database.one("SELECT name FROM user WHERE id = 7")[0] == "x"
     assert database.all("SELECT * FROM call") == []
-    assert database.one("PRAGMA user_version")[0] == 2
+    assert database.one("PRAGMA user_version")[0] == VERSION
     database.close()
 
 
@@ -194,12 +162,6 @@ def test_what_is_paused_or_disabled_waits(db, function, how):
     assert queue.claim(db, "w", 60, 0.0)["id"] == call
 
 
-def trigger(db, function, **columns):
-    return db.insert(
-        "function_trigger", function_id=function, date_create=now(), **{"container_id": 1, **columns}
-    )
-
-
 def test_a_clock_fires_once_for_all_that_it_missed_and_not_while_one_waits(db, function):
     made = function()
     day = 86_400.0
@@ -221,15 +183,6 @@ def test_schedules():
     for wrong in ("every day", "61 * * * *", "0 0 31 2 *"):
         with pytest.raises(ValueError, match=r"\S"):
             schedule.after("cron", wrong, 1.0)
-
-
-def new_file(db, path, **columns):
-    row = {"mime": "text/plain", "size": 5, "date_create": now(), "date_update": now(), **columns}
-    return db.insert("file", container_id=1, path=path, filename=path.rpartition("/")[2], type="FILE", **row)
-
-
-def fire(db, file, kind="file_created", job=None):
-    firing.fire(db, kind, db.one("SELECT * FROM file WHERE id = ?", (file,)), job)
 
 
 @pytest.mark.parametrize(
