@@ -1,9 +1,11 @@
 """Published notebooks, run by the platform's own workers: real kernels, real S3, the real queue."""
 
+import contextlib
 import hashlib
 import json
 import os
 import signal
+import sqlite3
 import time
 import uuid
 
@@ -16,6 +18,7 @@ import libsafe_nb
 from libsafe_nb import errors
 from libsafe_nb.client import Client
 from libsafe_nb.functions import Functions
+from libsafe_nb.local.root import Root
 
 ENDED = ("completed", "failed", "cancelled", "dead")
 
@@ -198,6 +201,30 @@ def test_a_killed_worker_loses_nothing(functions, publish, ended, container, con
     first = connection.client.job(call["job_id"])
     assert (first["status"], first["result"]["error"]["type"]) == ("FAILED", "RunnerDied")
     assert first["result"]["evidence"]
+
+
+def test_a_worker_that_is_stopped_for_longer_than_its_lease_goes_on_with_its_run(
+    functions, publish, ended, container, connection, platform
+):
+    """Another looks at the call meanwhile, and begins no second run of it."""
+    key = publish("import time; time.sleep(4)")
+    call = functions.call(key, container=container)
+    wait_for(lambda: connection.client.job(call["job_id"])["status"] == "RUNNING", 60)
+    worker = functions.get_call(call["id"])["worker"]
+    os.kill(int(worker.partition("/")[0]), signal.SIGSTOP)
+    try:
+        with contextlib.closing(sqlite3.connect(Root(platform.root).database)) as rows:
+            rows.execute("UPDATE call SET lease_until = 0 WHERE id = ?", (call["id"],))
+            rows.commit()
+        # Only where more than one worker may be is there another to look.
+        if len(os.sched_getaffinity(0)) > 1:
+            wait_for(lambda: functions.get_call(call["id"])["worker"] != worker, 30)
+    finally:
+        os.kill(int(worker.partition("/")[0]), signal.SIGCONT)
+    found = ended(call)
+
+    assert (found["status"], found["attempts"], found["job_id"]) == ("completed", 1, call["job_id"])
+    assert connection.client.job(call["job_id"])["status"] == "COMPLETED"
 
 
 def test_drained_and_resumed(functions, publish, ended, container):

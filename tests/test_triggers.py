@@ -7,16 +7,19 @@ import signal
 import sqlite3
 import time
 import uuid
-from collections import Counter
 from pathlib import Path
 
 import boto3
 import pytest
+import requests
 from botocore.config import Config
+from click.testing import CliRunner
 from conftest import REQUEST, TELL, write_function
 from engine_runs import wait_for
+from environs import variables
 
 from libsafe_nb import local, publishing
+from libsafe_nb.cli import cli
 from libsafe_nb.connection import connect
 from libsafe_nb.functions import Functions
 from libsafe_nb.local.root import Root
@@ -249,6 +252,75 @@ def test_ping_pong_between_two_functions_stops_itself(
     ]
 
 
+def told_by(connection, job):
+    """The payload that a function told its job."""
+    texts = [each["message"] for each in connection.client.messages(job)]
+    return json.loads(next(each for each in texts if each.startswith("{")))
+
+
+@pytest.mark.parametrize("by", ["command line", "REST"])
+def test_on_demand_with_files_and_folders_that_a_user_has_chosen(
+    by, platform, functions, publish, payload_of, container, connection, anybody, monkeypatch
+):
+    key = publish(TELL)
+    trigger = functions.add_trigger(
+        key, "on_demand", container_id=container, params={"from": "trigger", "n": 1}
+    )
+    for path in ("a.txt", "chosen/b.txt", "chosen/deep/c.txt", "other/d.txt"):
+        anybody(container, path)
+    ids = {
+        path: connection.client.file_by_path(container, path)["id"]
+        for path in ("a.txt", "chosen/b.txt", "chosen/deep/c.txt")
+    }
+    if by == "REST":
+        answer = requests.post(
+            f"{platform.url}/function/{key}/call",
+            headers={"Authorization": f"Bearer {platform.settings.key_user}"},
+            json={
+                "container_id": container,
+                "file_ids": [ids["a.txt"]],
+                "paths": ["/chosen"],
+                "params": {"n": "2"},
+            },
+            timeout=60,
+        )
+        assert answer.json()["success"], answer.text
+    else:
+        for name, value in variables(platform.settings).items():
+            monkeypatch.setenv(name, value)
+        said = ["functions", "call", key, "--container", container, "--param", "n=2"]
+        done = CliRunner().invoke(cli, [*said, "--file", ids["a.txt"], "--file", "/chosen"])
+        assert done.exit_code == 0, done.output
+    [call] = wait_for(lambda: list(functions.calls(function=key, status="completed")), 60)
+    told = payload_of(call["job_id"])
+
+    assert told["function_data"]["trigger"] == {"id": trigger["id"], "type": "on_demand", "regex": ""}
+    assert told["function_data"]["function"] == {"id": functions.get(key)["id"], "key": key}
+    assert told["function_data"]["files"] == {
+        "ids": list(ids.values()),
+        "paths": [f"/{path}" for path in ids],
+    }
+    assert told["function_data"]["container"] == {"id": container}
+    assert told["function_data"]["user"] == {"id": "1"}
+    assert told["function_params"] == {"from": "trigger", "n": "2"}
+
+
+def test_a_file_that_was_deleted_meanwhile_does_not_spoil_its_batch(
+    functions, publish, payload_of, container, connection, anybody
+):
+    key = publish(TELL)
+    functions.update(key, paused=True)
+    functions.add_trigger(key, "file_created", container_id=container, batch_files=2, batch_seconds=60)
+    anybody(container, "gone.txt")
+    anybody(container, "there.txt")
+    [call] = wait_for(lambda: list(functions.calls(function=key)), 20)
+    connection.client.delete_file(connection.client.file_by_path(container, "gone.txt")["id"])
+    functions.update(key, paused=False)
+    [call] = wait_for(lambda: list(functions.calls(function=key, status="completed")), 60)
+
+    assert payload_of(call["job_id"])["function_data"]["files"]["paths"] == ["/gone.txt", "/there.txt"]
+
+
 # The clock, over restarts ---------------------------------------------------------------------------------------
 
 
@@ -260,46 +332,28 @@ def rows(root):
         database.commit()
 
 
-def test_clocks_fire_once_over_restarts_and_catch_up_once(tmp_path, home):
+def test_a_clock_survives_a_real_restart_catches_up_once_and_runs_its_function(tmp_path, home):
+    """Each type's times, with the clock in the test's hand: tests/local/test_queue.py."""
     root = tmp_path / "platform"
-    types = ("minute", "hour", "day", "cron")
     with local.serve(root) as served, contextlib.closing(connect(settings=served.settings)) as connection:
         functions = Functions(connection.client)
-        function = write_function(tmp_path / "f.ipynb", TELL)
-        publishing.publish(function, settings=served.settings)
-        triggers = {}
-        for type in types:
-            about = {"schedule": "0 0 1 1 *"} if type == "cron" else {}
-            made = functions.add_trigger("f", type, container_id="1", **about)
-            assert made["next_due"] > time.time()
-            triggers[made["id"]] = type
+        publishing.publish(write_function(tmp_path / "f.ipynb", TELL), settings=served.settings)
+        trigger = functions.add_trigger("f", "day", container_id="1")
+        assert trigger["next_due"] > time.time()
     with rows(root) as database:
         # Several times were missed while the platform was down.
         database.execute("UPDATE function_trigger SET next_due = ?", (time.time() - 3 * 86_400,))
-    for last in (False, True):
-        with local.serve(root) as served, contextlib.closing(connect(settings=served.settings)) as connection:
-            functions = Functions(connection.client)
-            status = "completed" if last else None
-            calls = wait_for(
-                lambda ours=functions, by=status: len(found := list(ours.calls(status=by))) >= 4 and found, 60
-            )
-            # A full minute may have begun meanwhile.
-            told = [each["trigger"] for each in calls if each["trigger"]["type"] != "minute"][:3]
-            assert sorted(each["type"] for each in told) == ["cron", "day", "hour"]
-            assert all(triggers[each["id"]] == each["type"] and each["regex"] == "" for each in told)
-            assert Counter(each["trigger"]["type"] for each in calls)["day"] == 1
-            assert all(each["next_due"] > time.time() - 5 for each in functions.triggers())
-            if last:
-                texts = [each["message"] for each in connection.client.messages(calls[0]["job_id"])]
-                payload = json.loads(next(each for each in texts if each.startswith("{")))
-                assert payload["function_data"]["trigger"] == calls[0]["trigger"]
-                assert payload["function_data"]["files"] == {"ids": [], "paths": []}
-                # A run that the platform's end broke off would leave its socket's folder to a platform that never comes.
-                for trigger in triggers:
-                    functions.remove_trigger(trigger)
-                wait_for(
-                    lambda ours=functions: not sum(ours.queue()[each] for each in ("queued", "running")), 60
-                )
+    with local.serve(root) as served, contextlib.closing(connect(settings=served.settings)) as connection:
+        functions = Functions(connection.client)
+        [call] = wait_for(lambda: list(functions.calls(status="completed")), 60)
+        assert len(list(functions.calls())) == 1
+        assert functions.trigger(trigger["id"])["next_due"] > time.time() - 5
+        assert call["trigger"] == {"id": trigger["id"], "type": "day", "regex": ""}
+        told = told_by(connection, call["job_id"])["function_data"]
+        assert (told["trigger"], told["files"]) == (call["trigger"], {"ids": [], "paths": []})
+        # Journals and what workers have at hand went with the runs.
+        wait_for(lambda: not any((root / "runs").iterdir()), 10)
+        assert not any((root / "work").iterdir())
 
 
 @pytest.mark.slow

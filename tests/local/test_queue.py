@@ -1,11 +1,13 @@
 """The queue's rows, by a clock of the test's own: leases, attempts, order, limits, settling."""
 
+import datetime
 import json
 import sqlite3
+import time
 
 import pytest
 
-from libsafe_nb.local import firing, queue, schedule
+from libsafe_nb.local import firing, queue, queuetables, schedule
 from libsafe_nb.local.database import SCHEMA, VERSION, Database
 
 from .rows import fire, new_file, order, trigger
@@ -25,19 +27,50 @@ def end(db, call, status, result=None, at=0.0):
 ERRORED = {"status": "errored", "error": {"type": "KernelDied", "message": "it died", "cell_id": None}}
 
 
-def test_a_root_of_the_version_before_is_brought_to_this_one(tmp_path):
+OLD_ROWS = """
+INSERT INTO user VALUES (1, 'x', 0, NULL, 1, NULL, '');
+INSERT INTO container VALUES (3, 'c', '', 1, '{}', '');
+INSERT INTO access VALUES (1, 3);
+INSERT INTO file (id, container_id, path, filename, type, date_create, date_update)
+  VALUES (40, 3, 'a', 'a', 'FILE', '', ''), (41, 3, 'b', 'b', 'FILE', '', '');
+INSERT INTO job VALUES (9, 3, 1, NULL, 'k', 'n', NULL, 'COMPLETED', 1, '{}', '', '', '');
+INSERT INTO job_file VALUES (9, 40);
+INSERT INTO message VALUES (1, 9, 'INFO', 'said', 40, '');
+"""
+ROWS_OF_2 = """
+INSERT INTO function (id, key, version, date_create) VALUES (2, 'f', 1, '');
+INSERT INTO function_version VALUES (2, 1, '', 'notebook', 'f.ipynb', 'f', '', '[]', 1, '');
+INSERT INTO function_trigger (id, function_id, type, container_id, batch_files, date_create)
+  VALUES (5, 2, 'file_created', 3, 2, '');
+INSERT INTO event (trigger_id, container_id, file_id, ancestors, at) VALUES (5, 3, 40, '[]', 1), (5, 3, 41, '[]', 2);
+INSERT INTO call (function_id, trigger, container_id, user_id, files, params, status, job_id, date_create)
+  VALUES (2, '{}', 3, 1, '{}', '{}', 'dead', 9, ''), (2, '{}', 3, 1, '{"ids": []}', '{}', 'queued', 9, '');
+"""
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_root_of_a_version_before_is_brought_to_this_one_with_its_rows(tmp_path, version):
     path = tmp_path / "old.sqlite3"
     old = sqlite3.connect(path)
-    old.executescript(f"{SCHEMA}PRAGMA user_version=1;")
-    old.execute("INSERT INTO user VALUES (7, 'x', 0, NULL, 1, NULL, '')")
-    old.commit()
+    old.executescript(SCHEMA + OLD_ROWS + (queuetables.TABLES + ROWS_OF_2 if version == 2 else ""))
+    before = {
+        name: old.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall()
+        for (name,) in old.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+        )
+    }
+    old.executescript(f"PRAGMA user_version={version};")
     old.close()
-
     database = Database(path)
 
-    assert database.one("SELECT name FROM user WHERE id = 7")[0] == "x"
-    assert database.all("SELECT * FROM call") == []
     assert database.one("PRAGMA user_version")[0] == VERSION
+    for name, rows in before.items():
+        assert [tuple(each)[: len(row)] for each, row in zip(database.all(f"SELECT * FROM {name} ORDER BY 1"), rows, strict=True)] == rows  # fmt: skip
+    assert database.all("PRAGMA foreign_key_check") == []
+    if version == 2:
+        assert {tuple(each) for each in database.all("SELECT status, calls FROM tally")} == {("dead", 1), ("queued", 1)}  # fmt: skip
+        assert firing.gather(database, 3.0) == 1
+        assert queue.claim(database, "w", 60, 3.0)["id"] == 2
     database.close()
 
 
@@ -252,3 +285,191 @@ def test_a_job_does_not_start_its_own_function_and_a_loop_of_two_is_stopped_and_
     [told] = db.all("SELECT * FROM message WHERE job_id = ?", (second["job_id"],))
     assert told["type"] == "WARNING"
     assert told["message"].startswith("a loop was stopped: this job's write would start one again")
+
+
+# Faults of clocks and workers -------------------------------------------------------------------------------------
+
+
+def begun(db, call):
+    db.execute("UPDATE job SET status = 'RUNNING' WHERE id = ?", (queue.find(db, call)["job_id"],))
+
+
+def renewed(db, call, owner, at, job=None):
+    return queue.renew(db, queue.find(db, call), owner, 60, at, job)
+
+
+def test_a_worker_that_was_stopped_for_longer_than_its_lease_goes_on_and_no_second_run_begins(db, function):
+    call = queue.make(db, order(function()))
+    job = queue.claim(db, "stopped", 60, 0.0)["job_id"]
+    begun(db, call)
+    # Another finds the job running, and lets go.
+    assert queue.claim(db, "other", 60, 100.0)["job_id"] == job
+    assert renewed(db, call, "stopped", 100.5, job)
+    assert queue.find(db, call)["lease_owner"] == "other"
+    queue.let_go(db, queue.find(db, call), 102.0)
+
+    assert renewed(db, call, "stopped", 101.0, job)
+    assert queue.find(db, call)["lease_owner"] == "stopped"
+    assert queue.claim(db, "other", 60, 103.0) is None
+    assert queue.find(db, call)["attempts"] == 1
+
+
+def test_a_worker_that_was_stopped_before_its_run_began_leaves_it_to_the_other(db, function):
+    call = queue.make(db, order(function()))
+    job = queue.claim(db, "stopped", 60, 0.0)["job_id"]
+    queue.claim(db, "other", 60, 100.0)
+
+    assert not renewed(db, call, "stopped", 101.0, job)
+    assert renewed(db, call, "other", 101.0, job)
+
+
+def test_a_worker_whose_run_was_finished_by_another_does_not_go_on(db, function):
+    call = queue.make(db, order(function(backoff=0)))
+    job = queue.claim(db, "stopped", 60, 0.0)["job_id"]
+    begun(db, call)
+    queue.claim(db, "other", 60, 100.0)
+    end(db, call, "FAILED", ERRORED, at=101.0)
+    assert not renewed(db, call, "stopped", 102.0, job)
+    again = queue.claim(db, "other", 60, 103.0)
+    begun(db, call)
+
+    assert again["job_id"] != job
+    assert not renewed(db, call, "stopped", 104.0, job)
+    assert renewed(db, call, "other", 104.0, again["job_id"])
+
+
+def test_a_clock_that_is_set_back_or_forth_gives_no_call_to_two(db, function):
+    call = queue.make(db, order(function()))
+    job = queue.claim(db, "w", 60, 10_000.0)["job_id"]
+    begun(db, call)
+
+    assert queue.claim(db, "x", 60, 5_000.0) is None
+    assert renewed(db, call, "w", 5_000.0, job)
+    assert queue.claim(db, "x", 60, 50_000.0)["id"] == call
+    queue.let_go(db, queue.find(db, call), 50_002.0)
+    assert renewed(db, call, "w", 50_001.0, job)
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "between attempts"])
+def test_a_call_is_cancelled_in_any_state_and_stays_so(db, function, state):
+    call = queue.make(db, order(function(backoff=0)))
+    if state != "queued":
+        queue.claim(db, "w", 60, 0.0)
+    if state == "between attempts":
+        end(db, call, "FAILED", ERRORED)
+    job = queue.find(db, call)["job_id"]
+    queue.end_job(db, job, "CANCELLED", "cancelled", "the call was cancelled", 1.0)
+
+    assert status(db, call) == "cancelled"
+    assert not renewed(db, call, "w", 2.0, job)
+    # What the worker tells afterwards of its run's end changes nothing.
+    queue.end_job(db, job, "FAILED", "errored", "late", 3.0)
+    assert status(db, call) == "cancelled"
+    assert db.one("SELECT status FROM job WHERE id = ?", (job,))[0] == "CANCELLED"
+    assert queue.claim(db, "x", 60, 9999.0) is None
+
+
+def test_a_pause_outlives_a_restart(tmp_path, db, function):
+    made = function()
+    queue.make(db, order(made))
+    db.set_fact(queue.PAUSED, "1")
+    again = Database(db.path)
+
+    assert queue.claim(again, "w", 60, 0.0) is None
+    again.set_fact(queue.PAUSED, "")
+    assert queue.claim(again, "w", 60, 0.0) is not None
+    again.close()
+
+
+# Schedules --------------------------------------------------------------------------------------------------------
+
+
+def seconds(text):
+    return datetime.datetime.fromisoformat(text + "+00:00").timestamp()
+
+
+@pytest.mark.parametrize(
+    ("given", "after", "expected"),
+    [
+        ("0 0 29 2 *", "2026-11-26T12:00:00", "2028-02-29T00:00:00"),
+        ("0 0 29 2 *", "2096-02-29T00:00:00", "2104-02-29T00:00:00"),
+        ("59 23 31 12 *", "2026-12-31T23:59:00", "2027-12-31T23:59:00"),
+        # Where clocks are put forward and back that day.
+        ("30 2 * * *", "2026-03-29T01:59:59", "2026-03-29T02:30:00"),
+        ("30 2 * * *", "2026-10-25T00:00:00", "2026-10-25T02:30:00"),
+        ("30 2 * * *", "2026-10-25T02:30:00", "2026-10-26T02:30:00"),
+        ("*/15 * * * 1-5", "2026-11-27T23:50:00", "2026-11-30T00:00:00"),
+    ],
+)
+def test_schedules_are_of_utc_whatever_the_machines_zone(given, after, expected, monkeypatch):
+    monkeypatch.setenv("TZ", "Europe/Madrid")
+    time.tzset()
+    try:
+        assert schedule.after("cron", given, seconds(after)) == seconds(expected)
+        assert schedule.after("cron", given, seconds(after) + 0.5) == seconds(expected)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("given", ["* * * *", "0 * * * * *", "@daily", "", "0 0 1 1 * 2030"])
+def test_a_schedule_has_five_fields(given):
+    with pytest.raises(ValueError, match=r"\S"):
+        schedule.after("cron", given, 1.0)
+
+
+@pytest.mark.parametrize("type", ["minute", "hour", "day", "cron"])
+def test_clocks_fire_once_over_restarts_and_catch_up_once(tmp_path, db, function, type):
+    """Each restart opens the rows anew; the time is given."""
+    period = {"minute": 60.0, "hour": 3600.0, "day": 86_400.0, "cron": 86_400.0}[type]
+    given = "0 0 * * *" if type == "cron" else None
+    at = seconds("2026-11-27T00:00:00")
+    made = trigger(db, function(), type=type, schedule=given, next_due=schedule.after(type, given, at - 1))
+
+    def restarted(moment):
+        again = Database(db.path)
+        count = schedule.fire_due(again, moment)
+        # What was made is done before the next.
+        while (call := queue.claim(again, "w", 60, moment)) is not None:
+            queue.end_job(again, call["job_id"], "COMPLETED", "completed", "", moment)
+        due = again.one("SELECT next_due FROM function_trigger")[0]
+        again.close()
+        return count, due
+
+    assert restarted(at - 0.1) == (0, at)
+    assert restarted(at) == (1, at + period)
+    assert restarted(at) == (0, at + period)
+    assert restarted(at + period - 0.1) == (0, at + period)
+    # Down over three of its times and a half.
+    assert restarted(at + 3.5 * period) == (1, at + 4 * period)
+    assert restarted(at + 3.5 * period) == (0, at + 4 * period)
+    told = [json.loads(row["trigger"]) for row in db.all("SELECT trigger FROM call")]
+    assert told == [{"id": str(made), "type": type, "regex": ""}] * 2
+
+
+def test_a_clock_without_a_further_time_and_one_in_a_container_of_others_fire_nothing(db, function):
+    made = function()
+    never = trigger(db, made, type="cron", schedule="0 0 30 2 *", next_due=5.0)
+    trigger(db, made, type="hour", next_due=5.0)
+    db.execute("DELETE FROM access")
+
+    assert schedule.fire_due(db, 10.0) == 0
+    found = db.one("SELECT enabled, next_due, error FROM function_trigger WHERE id = ?", (never,))
+    assert (found["enabled"], found["next_due"]) == (0, None)
+    assert "its schedule names no further time" in found["error"]
+    assert schedule.fire_due(db, 10.0) == 0
+
+
+def test_a_call_of_100_000_files_is_made_tried_again_and_found(db, function):
+    made = function(backoff=0)
+    with db.transaction():
+        ids = [new_file(db, f"{'deep/' * 20}{number}") for number in range(100_000)]
+        call = queue.make(db, order(made, file_ids=ids, file_paths=["/x" * 60] * len(ids)))
+    first = queue.claim(db, "w", 60, 0.0)
+    with db.transaction():
+        end(db, call, "FAILED", ERRORED)
+
+    assert len(json.loads(first["files"])["ids"]) == 100_000
+    again = queue.claim(db, "w", 60, 1.0)
+    assert again["job_id"] != first["job_id"]
+    assert db.one("SELECT count(*) FROM job_file WHERE job_id = ?", (again["job_id"],))[0] == 100_000
