@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import settings as settings_
 from libsafe_nb.errors import LibsafeError
+
+if TYPE_CHECKING:
+    from libsafe_nb.client import Client
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ def examine() -> list[Finding]:
         return [*findings, Finding("settings", False, str(exc), "correct the setting named")]
     findings += [_state(found), *_witnesses(found)]
     if not found.configured:
-        return [*findings, _local(found)]
+        return [*findings, *_local(found)]
     findings.append(Finding("settings", True, f"{found.url} (from {found.source})"))
     return [*findings, *_platform(found)]
 
@@ -91,12 +95,30 @@ def _witnesses(found: settings_.Settings) -> list[Finding]:
     return [Finding("signing", True, ", ".join(told))] if told else []
 
 
-def _local(found: settings_.Settings) -> Finding:
+def _local(found: settings_.Settings) -> list[Finding]:
     from libsafe_nb import local
+    from libsafe_nb.client import Client
 
-    state = local.status(found.home / "platform")
+    root = found.home / "platform"
+    state = local.status(root)
     running = f"running at {state.get('url')}" if state.get("running") else "not running; `run` starts it"
-    return Finding("platform", True, f"none configured: the local one serves ({running})")
+    findings = [Finding("platform", True, f"none configured: the local one serves ({running})")]
+    with contextlib.suppress(LibsafeError):
+        ours = settings_.from_platform_file(root / "platform.json") if state.get("running") else None
+        if ours is not None and ours.url and ours.key_user:
+            findings += _trouble(Client(ours.url, ours.key_user, budget=10))
+    return findings
+
+
+def _trouble(client: Client) -> list[Finding]:
+    """What a local platform says of itself that does not work; another platform says nothing of the kind."""
+    said = client.health()
+    if not isinstance(said, dict) or not said.get("trouble"):
+        return []
+    remedy = (
+        "mend the cause; the platform tries again by itself, and log/platform.log in its folder says more"
+    )
+    return [Finding("functions", False, each, remedy) for each in client.call("queue_get")["trouble"]]
 
 
 def _platform(found: settings_.Settings) -> list[Finding]:
@@ -105,7 +127,9 @@ def _platform(found: settings_.Settings) -> list[Finding]:
     if not found.key_user or not found.url:
         return [Finding("platform", False, "no API key", "set LIBSAFE_KEY_USER")]
     try:
-        first = next(Client(found.url, found.key_user, budget=10).containers(), None)
+        client = Client(found.url, found.key_user, budget=10)
+        first = next(client.containers(), None)
+        trouble = _trouble(client)
     except LibsafeError as exc:
         return [Finding("platform", False, str(exc), "check LIBSAFE_URL and LIBSAFE_KEY_USER")]
     platform = Finding("platform", True, "answers, and takes the key")
@@ -114,7 +138,7 @@ def _platform(found: settings_.Settings) -> list[Finding]:
             platform,
             Finding("storage", False, "the key sees no container", "create one, or ask for permission"),
         ]
-    return [platform, _storage(found, first["id"])]
+    return [platform, _storage(found, first["id"]), *trouble]
 
 
 def _storage(found: settings_.Settings, container: str) -> Finding:

@@ -158,8 +158,15 @@ ENDPOINTS: dict[str, Endpoint] = {
     "call_requeue": Endpoint(
         "POST", "/call/{call}/requeue", "unverified", "queue a dead, failed or cancelled call once more"
     ),
-    "queue_get": Endpoint("GET", "/queue", "unverified", "how many calls wait, run and ended"),
-    "queue_update": Endpoint("PUT", "/queue", "unverified", "pause or resume the whole queue"),
+    "queue_get": Endpoint(
+        "GET", "/queue", "unverified", "how many calls wait, run and ended, and what does not work"
+    ),
+    "queue_update": Endpoint(
+        "PUT",
+        "/queue",
+        "unverified",
+        "pause or resume the whole queue; how long, and how many, ended calls are kept",
+    ),
     "call_claim": Endpoint("POST", "/call/claim", "unverified", "a worker asks for a call, with a lease"),
     "call_renew": Endpoint("PUT", "/call/{call}/lease", "unverified", "a worker renews its lease"),
     "call_release": Endpoint(

@@ -13,6 +13,7 @@ from typing import Any
 
 from libsafe_nb.client import Client
 from libsafe_nb.errors import PlatformError
+from libsafe_nb.shapes import Job
 
 Shape = dict[str, Any]
 
@@ -164,9 +165,9 @@ class Functions:
         result: Shape = self._client.call("call_get", call=call)
         return result
 
-    def job_progress(self, job: str) -> float | None:
-        """How much of a job is done, from 0 to 1; None when it has not said."""
-        return self._client.job(job)["progress"]
+    def job(self, job: str) -> Job:
+        """The job of a call: its `progress` from 0 to 1 (None when it has not said), when it started, and its state."""
+        return self._client.job(job)
 
     def cancel(self, call: str) -> Shape:
         result: Shape = self._client.call("call_update", call=call, json={"status": "cancelled"})

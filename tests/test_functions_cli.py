@@ -11,7 +11,7 @@ from conftest import write_function
 from environs import variables
 from rich.console import Console
 
-from libsafe_nb import board
+from libsafe_nb import board, doctor
 from libsafe_nb.cli import cli
 from libsafe_nb.functions import Functions
 
@@ -107,17 +107,121 @@ def test_the_live_view_shows_what_there_is(command, key, container, connection):
     command("functions", "cancel", call)
 
     shown = text.getvalue()
-    assert re.search(rf"{key}\s+│ 1\s+│ paused\s+│ 1\s+│ 0\s+│ 0", shown), shown
-    for word in ("running job", "last failure", "a minute"):
-        assert word in shown
+    assert re.search(rf"{key} +paused +v1 +1 +0 +0", shown), shown
+    assert re.match(r"\d+ queued   \d+ running   0 events waiting\n\d+ completed", shown)
+
+
+def seen(**about):
+    counts = dict.fromkeys(
+        ("queued", "running", "completed", "failed", "cancelled", "dead", "pruned", "events"), 0
+    )
+    queue = {**counts, "paused": False, "trouble": [], **about.pop("queue", {})}
+    empty = {"functions": [], "running": [], "failures": [], "trouble": []}
+    return board.Look(about.pop("at", 0.0), queue, **{**empty, **about})
+
+
+def shown(look, width, rate=None):
+    text = io.StringIO()
+    Console(file=text, width=width).print(board.render(look, rate))
+    return text.getvalue()
+
+
+NAME = "hash-files-of-the-whole-archive-of-the-harbour"
+BUSY = {
+    "queue": {"running": 10, "paused": True},
+    "functions": [
+        {
+            "key": f"f-{n:02}",
+            "version": 1,
+            "enabled": n > 1,
+            "paused": False,
+            "queued": n == 15,
+            "running": 0,
+            "dead": 0,
+        }
+        for n in range(20)
+    ],
+    "running": [
+        {
+            "function": NAME,
+            "trigger": {"type": "metadata_created"},
+            "job_id": "123456",
+            "container_id": "1234",
+            "files": 10_000,
+            "job": {"progress": 1.0, "date_start": "2026-11-26 07:00:00.000001"},
+        }
+    ],
+    "failures": [
+        {
+            "date_end": "2026-11-26 07:00:00.123",
+            "job_id": "123456",
+            "function": NAME,
+            "error": "[bold]x[/] " * 40 + "\nmore",
+        }
+    ],
+    "trouble": ["no worker comes up"],
+}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_view_keeps_each_row_on_one_line(width):
+    lines = shown(seen(**BUSY), width, 3.2).splitlines()
+
+    assert max(map(len, lines)) <= width
+    assert lines[1] == "PAUSED: nothing is started until `functions resume`"
+    assert lines[2].endswith("0 dead   3 a minute")
+    assert lines[3] == "! no worker comes up"
+    table = lines[5:]
+    assert table[2].split()[:2] == ["f-15", "enabled"]
+    assert table[3].split()[:2] == ["f-00", "disabled"]
+    assert "and 8 more: functions list" in lines
+    [running] = [line for line in lines if "metadata_created" in line]
+    assert re.search(r"123456 +1234 +10000 +100% +\S", running)
+    assert "and 9 more: functions calls --status running" in lines
+    failed = lines[-1]
+    assert re.match(r"2026-11-26 07:00:00  123456  hash-files-of-the-whole…  \[bold\]x", failed)
+    assert failed.rstrip().endswith("…")
+
+
+def test_a_view_of_nothing_says_so():
+    lines = shown(seen(), 80).split("\n")
+    assert [line for line in lines if line][2:] == [
+        "no functions are published",
+        "nothing runs",
+        "nothing failed",
+    ]
+
+
+def test_where_there_is_no_terminal_the_view_comes_once(command):
+    assert "queued" in command("functions", "watch").splitlines()[0]
+
+
+def test_what_does_not_work_is_told_by_the_doctor(connection, monkeypatch):
+    class Platform:
+        def health(self):
+            return {"trouble": ["workers"]}
+
+        def call(self, name):
+            assert name == "queue_get"
+            return {"trouble": ["no worker comes up"]}
+
+    [found] = doctor._trouble(Platform())
+    assert (found.ok, found.found) == (False, "no worker comes up")
+    assert doctor._trouble(connection.client) == []
+
+
+def test_how_long_calls_are_kept(command):
+    assert command("functions", "keep").startswith("30 days  100000 calls  ")
+    try:
+        assert command("functions", "keep", "--days", 7, "--calls", 500).startswith("7 days  500 calls  ")
+    finally:
+        command("functions", "keep", "--days", 30, "--calls", 100_000)
 
 
 def test_rates_are_those_of_the_last_minute():
-    def seen(at, count):
-        queue = {"completed": count, "failed": 0, "dead": 0, "cancelled": 0}
-        return board.Look(at, queue, [], [], [])
-
     rates = board.Rates()
-    assert rates.add(seen(0.0, 100)) is None
-    assert rates.add(seen(30.0, 110)) == 20
-    assert rates.add(seen(90.0, 140)) == 30
+    assert rates.add(seen(at=0.0, queue={"completed": 100})) is None
+    # Calls that were removed are counted on.
+    assert rates.add(seen(at=30.0, queue={"completed": 60, "pruned": 50})) == 20
+    assert rates.add(seen(at=90.0, queue={"completed": 140})) == 30
+    assert rates.add(seen(at=91.0, queue={"completed": 1})) == 0

@@ -327,7 +327,10 @@ def keep(days: int | None, calls: int | None) -> None:
 )
 @click.option("--once", is_flag=True, help="Print the view once and end.")
 def watch(every: float, once: bool) -> None:
-    """A live view: the queue, running jobs, rates and the last failures. Ends with Ctrl-C."""
+    """A live view: the queue, running jobs, rates, what is wrong and the last failures. Ends with Ctrl-C.
+
+    Where the output is no terminal, the view is printed once.
+    """
     from libsafe_nb.board import watch as watch_
 
     watch_(connected(), every=every, once=once)

@@ -46,8 +46,15 @@ def found(expression: str, where: str) -> bool:
     ------
     TimeoutError
         It was still being searched after `SECONDS`.
+    ValueError
+        It cannot be searched: it is none, as one that was never checked may be, or asks for too much memory.
     """
-    return _compiled(expression).search(where, timeout=SECONDS) is not None
+    try:
+        return _compiled(expression).search(where, timeout=SECONDS) is not None
+    except TimeoutError as exc:
+        raise TimeoutError(f"was still being searched after {SECONDS * 1000:.0f} ms") from exc
+    except (regex.error, RecursionError, MemoryError) as exc:
+        raise ValueError(f"could not be searched ({str(exc) or type(exc).__name__})") from exc
 
 
 @functools.lru_cache(maxsize=1000)

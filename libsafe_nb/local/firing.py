@@ -63,8 +63,8 @@ def fire(db: Database, kind: str, file: File, job: int | None) -> None:
         try:
             if not _fits(trigger, file):
                 continue
-        except TimeoutError:
-            _disable(db, trigger, file)
+        except (TimeoutError, ValueError) as exc:
+            _disable(db, trigger, file, str(exc))
             continue
         if lineage is None:
             lineage = ancestry(db, job)
@@ -93,13 +93,12 @@ def _note(
     )
 
 
-def _disable(db: Database, trigger: sqlite3.Row, file: File) -> None:
-    """A trigger whose expression took too long fires no more, and says at which file: it would hold everything up."""
+def _disable(db: Database, trigger: sqlite3.Row, file: File, why: str) -> None:
+    """A trigger whose expression takes too long fires no more, and says at which file: it would hold everything up."""
     path = "/" + file["path"]
-    error = (
-        f"disabled at {now()[:19]}: its expression was still being searched after {expressions.SECONDS * 1000:.0f} ms"
-        f" in {path[:300]!r} of container {file['container_id']}; that file and later ones started nothing"
-    )
+    # Its end tells more.
+    path = path if len(path) <= 100 else "…" + path[-100:]
+    error = f"disabled at {now()[:19]}: its expression {why} in {path!r} of container {file['container_id']}; that file and later ones started nothing"
     db.execute("UPDATE function_trigger SET enabled = 0, error = ? WHERE id = ?", (error, trigger["id"]))
     log.warning("trigger %s: %s", trigger["id"], error)
 

@@ -14,6 +14,8 @@ from libsafe_nb.local.triggers import ON_DEMAND
 
 MAX_FILES = 100_000
 """Of one call on demand."""
+MAX_PATHS = 8_000_000
+"""Characters of their paths together: each may need six bytes in the payload, which may have 64 MiB."""
 MAX_DEPTH = 16
 """How deep functions may call each other."""
 RETRY_AFTER = 5
@@ -95,15 +97,21 @@ def _priority(value: Any) -> int:
 def _files(ask: Ask, container: int, fields: dict[str, Any]) -> dict[int, str]:
     """The chosen files' paths by id, in the given order."""
     found: dict[int, str] = {}
+    size = 0
     for name in ("file_ids", "paths"):
         given = fields.get(name) or []
         if not isinstance(given, list):
             raise Problem(400, f"{name}: expected a list")
         for each in given:
             for row in _chosen(ask, container, name, each):
+                size += len(row["path"]) if row["id"] not in found else 0
                 found[row["id"]] = "/" + row["path"]
                 if len(found) > MAX_FILES:
                     raise Problem(413, f"a call takes {MAX_FILES} files at most; make several")
+                if size > MAX_PATHS:
+                    raise Problem(
+                        413, f"the paths of a call have {MAX_PATHS} characters at most; make several"
+                    )
     return found
 
 

@@ -86,15 +86,31 @@ class Workers:
             with self._db.transaction():
                 queue.abandon_leases(self._db)
             self._begun = True
-        self._reap()
-        made = firing.gather(self._db, at, SHARE) + schedule.fire_due(self._db, at)
+        made, failed = 0, None
+        for step in (self._reap, self._gather, self._fire, self._hire):
+            # One that fails keeps none of the others.
+            try:
+                made += step(at)
+            except Exception as exc:
+                failed = exc
+        if failed is not None:
+            raise failed
+        return made
+
+    def _gather(self, at: float) -> int:
+        return firing.gather(self._db, at, SHARE)
+
+    def _fire(self, at: float) -> int:
+        return schedule.fire_due(self._db, at)
+
+    def _hire(self, at: float) -> int:
         if (
             len(self._alive) < self._most
             and time.monotonic() >= self._not_before
             and queue.work_waits(self._db, at)
         ):
             self._start()
-        return made
+        return 0
 
     def _start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
@@ -112,7 +128,7 @@ class Workers:
         # The next is for work that this one does not take.
         self._not_before = time.monotonic() + 0.5
 
-    def _reap(self) -> None:
+    def _reap(self, at: float) -> int:
         moment = time.monotonic()
         for process, started in list(self._alive.items()):
             code = process.poll()
@@ -133,6 +149,7 @@ class Workers:
                 log.warning(self._trouble["workers"])
             elif not code:
                 self._fine()
+        return 0
 
     def _fine(self) -> None:
         self._died = 0

@@ -89,10 +89,23 @@ def test_one_that_takes_for_ever_disables_its_trigger_and_says_at_which_file(
 
     found = db.one("SELECT enabled, error FROM function_trigger WHERE id = ?", (slow,))
     assert found["enabled"] == 0
-    assert f"still being searched after 50 ms in '/{LONG[:200]}" in found["error"]
+    assert f"still being searched after 50 ms in '…{LONG[-100:]}'" in found["error"]
     assert "of container 1" in found["error"]
     assert [each["trigger_id"] for each in db.all("SELECT trigger_id FROM event")] == [other, other]
     assert firing.gather(db, time.time() + 10) == 1
+
+
+@pytest.mark.parametrize("expression", ["(", "a(?i)b\\p{None}"])
+def test_one_that_was_never_checked_disables_its_trigger_and_holds_nothing_up(db, function, expression):
+    trigger(db, function(), type="file_created", path_regex=expression)
+    trigger(db, function("g"), type="file_created")
+    fire(db, new_file(db, "a"))
+
+    first, other = db.all("SELECT enabled, error FROM function_trigger ORDER BY id")
+    assert first["enabled"] == 0
+    assert "its expression could not be searched (" in first["error"]
+    assert tuple(other) == (1, None)
+    assert len(db.all("SELECT * FROM event")) == 1
 
 
 def test_the_platform_answers_while_one_is_searched_and_the_trigger_says_why_it_is_disabled(

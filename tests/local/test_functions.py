@@ -165,6 +165,9 @@ def test_unknown_disabled_and_too_many(rest, container, paused):
     [
         {"type": "file_moved"},
         {"type": "file_created", "path_regex": "("},
+        {"type": "file_created", "name_regex": r"\p{L}"},
+        {"type": "file_created", "name_regex": "(?:tif){e<=1}"},
+        {"type": "cron", "schedule": "0 0 0 * * *"},
         {"type": "file_created", "batch_files": 0},
         {"type": "file_created", "schedule": "* * * * *"},
         {"type": "minute"},
@@ -198,6 +201,18 @@ def test_a_claim_that_waits_ends_with_nothing(rest):
         assert rest.ok("POST", "/call/claim", json={"owner": "test", "wait": 0.3}) is None
     finally:
         assert rest.ok("PUT", "/queue", json={"paused": False})["paused"] is False
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"keep_days": 0}, {"keep_calls": True}, {"keep_days": "7"}, {"paused": None, "keep_days": 7}],
+)
+def test_what_the_queue_cannot_be_told(rest, fields):
+    before = rest.ok("GET", "/queue")
+    assert rest.refused(400, "PUT", "/queue", json=fields)
+    after = rest.ok("GET", "/queue")
+    assert (after["paused"], after["keep_days"]) == (before["paused"], before["keep_days"])
+    assert after["trouble"] == []
 
 
 def test_a_body_over_the_limit_starts_nothing(served, rest, container, paused):

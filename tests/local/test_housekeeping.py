@@ -280,6 +280,15 @@ def test_a_full_disk_ends_no_look_for_good(db, function, root, monkeypatch):
     assert db.all("SELECT * FROM event") == []
 
 
+def test_a_step_that_fails_keeps_none_of_the_others(db, function, root, monkeypatch):
+    trigger(db, function(paused=1), type="minute", next_due=5.0)
+    monkeypatch.setattr(firing, "gather", lambda *_: 1 / 0)
+    with running(db, root, {}) as workers, pytest.raises(ZeroDivisionError):
+        workers._look(time.time())
+
+    assert len(left(db)) == 1
+
+
 def test_workers_that_cannot_start_are_told_of_and_come_less_and_less_often(db, function, root, monkeypatch):
     """An environment that is broken: the worker's own import fails."""
     for name, value in (("QUICK_DEATH", 5.0), ("LONGEST_WAIT", 0.4), ("TICK", 0.02)):
