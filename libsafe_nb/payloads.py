@@ -131,6 +131,7 @@ class Payload:
         container: str | None = None,
         user: str | None = None,
         job: str | None = None,
+        function_id: str | None = None,
         function_key: str | None = None,
         file_ids: Iterable[str] | None = None,
         file_paths: Iterable[str] | None = None,
@@ -147,6 +148,8 @@ class Payload:
             function["user"]["id"] = user
         if job is not None:
             function["job"]["id"] = job
+        if function_id is not None:
+            function["function"]["id"] = function_id
         if function_key is not None:
             function["function"]["key"] = function_key
         if file_ids is not None:
