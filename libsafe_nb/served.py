@@ -138,7 +138,11 @@ class FromPlatform:
     def _bytes(self, functions: Functions, about: Mapping[str, Any]) -> bytes:
         sha256, data = self._held
         if sha256 != about["sha256"]:
-            data = functions.content(self.key, about["version"])
+            try:
+                data = functions.content(self.key, about["version"])
+            except Conflict as exc:
+                # The stored bytes are not those that were published; a disabled function is another thing.
+                raise PlatformError(str(exc)) from exc
             found = hashlib.sha256(data).hexdigest()
             if found != about["sha256"]:
                 raise PlatformError(
