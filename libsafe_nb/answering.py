@@ -45,6 +45,7 @@ BODY_SECONDS = 30.0
 HELD_BODIES = 4
 """Payloads of the greatest size that are held in memory at once; calls that would be more are answered 429."""
 FAULT = "the call could not be answered; the service's log says more"
+LEFT = "the service ended before the call did; its job tells how it ended, once libsafe-nb recover has finished it"
 SAYS = "the service is ending"
 
 
@@ -110,6 +111,9 @@ class Service:
             status, body, headers = await self._admit(request, name)
         except Refused as exc:
             status, body, headers = exc.status, _error("Refused", exc.message), exc.headers
+        except asyncio.CancelledError:
+            # The service has been told for the third time, and leaves what runs.
+            status, body, headers = 503, _error("Refused", LEFT), {"Retry-After": "10"}
         except Exception as exc:
             # A fault of ours; the others go on.
             log.error("a call of %s: %s", known, nuclio.clean(traceback.format_exc()))
