@@ -9,7 +9,6 @@ import nuclio_sdk.json_encoder
 import nuclio_sdk.logger
 import pytest
 from environs import variables
-from handler_samples import NEWER
 from test_run import REAL
 
 import libsafe_nb
@@ -95,19 +94,6 @@ def test_it_runs_within_the_event_loop_of_nuclios_wrapper(deployed, payload, con
 
 def record_of(body):
     return body["evidence"].removeprefix(f"libsafe://{body['container']}/") + "record.json"
-
-
-def test_a_handler_of_the_newer_layout_runs(tmp_path, deployed, payload, context, connection, container):
-    connection.storage.put(container, "/a.txt", b"a")
-    file = connection.client.file_by_path(container, "a.txt")["id"]
-    path = tmp_path / "relate.py"
-    path.write_text(NEWER)
-    deployed(path)
-    status, body = call(context, json.dumps(payload(file, record="3")).encode())
-
-    assert (status, body["status"]) == (200, "completed"), body
-    assert body["scraps"]["response"]["body"] == "related"
-    assert connection.client.metadata(file)[0]["value"] == ["aspace:/repositories/2/archival_objects/3"]
 
 
 def test_a_function_that_fails_was_called_all_the_same(deployed, payload, context, notebook):

@@ -14,7 +14,6 @@ import prometheus_client.parser
 import pytest
 import requests
 from environs import variables
-from handler_samples import NEWER
 from test_run import command
 
 KEY = "tG5hN8jM2kL4pQ7rS9vX"
@@ -74,7 +73,6 @@ def serving(platform, *arguments, key=KEY, patch="", code=0):
 @pytest.fixture(scope="module")
 def functions(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
-    (folder / "relate.py").write_text(NEWER)
     (folder / "quick.py").write_text("def handler(context, event):\n    return 'done'\n")
     (folder / "broken.py").write_text("def handler(context, event):\n    raise ValueError('no')\n")
     return folder
@@ -82,7 +80,7 @@ def functions(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(platform, functions):
-    names = [functions / name for name in ("relate.py", "quick.py", "broken.py")]
+    names = [functions / name for name in ("quick.py", "broken.py")]
     with serving(platform, *names, "--running", "2", "--waiting", "2", "--max-body", "100000") as found:
         yield found
 
@@ -94,17 +92,6 @@ def payload(container, *files, **params):
 
 def jobs(connection, container):
     return list(connection.client.jobs(container=container))
-
-
-def test_a_handler_of_the_newer_layout_is_called(served, connection, container):
-    connection.storage.put(container, "/a.txt", b"a")
-    file = connection.client.file_by_path(container, "a.txt")["id"]
-    answer = served.call("relate", payload(container, file, record="5"))
-
-    assert (answer.status_code, answer.json()["status"]) == (200, "completed"), answer.text
-    assert answer.json()["scraps"]["response"]["body"] == "related"
-    assert connection.client.metadata(file)[0]["value"] == ["aspace:/repositories/2/archival_objects/5"]
-    assert connection.client.job(answer.json()["job"])["status"] == "COMPLETED"
 
 
 def test_a_function_that_fails_is_told_as_failed(served, container):
