@@ -84,7 +84,7 @@ def connect(payload: Payload | None = None, *, settings: Settings | None = None)
     LocalPlatformError
         Nothing is configured and the local platform cannot start.
     """
-    found = settings or _find(payload)
+    found = settings or chosen(payload)
     if not found.key_user:
         raise SettingsError(
             f"{found.url}: an API key is needed; set LIBSAFE_KEY_USER or key_user in {settings_.config_file()}"
@@ -131,7 +131,8 @@ def _listens(url: str) -> bool:
     return True
 
 
-def _find(payload: Payload | None) -> Settings:
+def chosen(payload: Payload | None = None) -> Settings:
+    """The settings of the platform that `connect` opens: the payload's own, the configured, or the local one, started."""
     configured = settings_.load()
     api = payload.api if payload else {}
     key = api.get("key_user")

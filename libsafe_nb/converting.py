@@ -90,14 +90,11 @@ def to_notebook(source: bytes, name: str) -> Any:
         if returned:
             cells.append(nbformat.v4.new_code_cell(returned, metadata={"tags": [RETURN]}))
     else:
-        begins = any(isinstance(each, ast.FunctionDef) and each.name == "init_context" for each in tree.body)
-        wait = "await " if isinstance(function, ast.AsyncFunctionDef) else ""
-        more = ", init_context" if begins else ""
         cells += [
             nbformat.v4.new_code_cell(each)
             for each in _parts(lines, [function], after=_before(tree, function))
         ]
-        call = f"from libsafe_nb.compat import called\n\n{wait}called.call(handler, json_sample{more})"
+        call = f"from libsafe_nb.compat import called\n\n{handlers.call(tree, function, 'called')}"
         cells.append(nbformat.v4.new_code_cell(call, metadata={"tags": [CALL]}))
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
@@ -159,7 +156,7 @@ def _body(lines: list[str], tree: ast.Module, function: Function) -> tuple[list[
         after -= 1
     if isinstance(function, ast.AsyncFunctionDef) or function.decorator_list:
         return None
-    if any(isinstance(each, ast.FunctionDef) and each.name == "init_context" for each in tree.body):
+    if handlers.begins(tree):
         return None
     if ast.get_docstring(function) is not None:
         after = statements[0].end_lineno or after
@@ -492,8 +489,9 @@ def _call(cells: Iterable[Any]) -> list[str]:
     tree = ast.parse(
         "\n".join(each.source for each in cells if each.cell_type == "code" and "def " in each.source)
     )
-    begins = any(isinstance(each, ast.FunctionDef) and each.name == "init_context" for each in tree.body)
-    made = ["init_context(context)"] if begins else []
+    made = ["init_context(context)"] if handlers.begins(tree) else []
+    if any(isinstance(each, ast.AsyncFunctionDef) and each.name == handlers.BEGIN for each in tree.body):
+        made = ["import asyncio", "asyncio.run(init_context(context))"]
     if isinstance(handlers.find(tree), ast.AsyncFunctionDef):
         return [*made, "import asyncio", "return asyncio.run(handler(context, event))"]
     return [*made, "return handler(context, event)"]

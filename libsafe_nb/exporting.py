@@ -93,6 +93,10 @@ def build(function: FunctionNotebook, source: bytes) -> dict[str, bytes]:
         raise UsageError(f"{name}: expected another name, as this one is taken in the folder")
     if not re.fullmatch(r"[\w .()+,=@-]+", name):
         raise UsageError(f"{name!r}: expected a name that a Dockerfile can hold; rename the file")
+    if name.endswith(".py") and _shadows(Path(name).stem):
+        raise UsageError(
+            f"{name}: expected a name that no module has, as Python looks in the function's folder first; rename the file"
+        )
     config = yaml.safe_dump(configuration(function, source), sort_keys=False, allow_unicode=True, width=120)
     return {
         name: source,
@@ -100,6 +104,13 @@ def build(function: FunctionNotebook, source: bytes) -> dict[str, bytes]:
         "requirements.txt": "".join(f"{line}\n" for line in requirements(function)).encode(),
         "Dockerfile": _DOCKERFILE.format(python=_python(), place=PLACE, state=STATE, name=name).encode(),
     }
+
+
+def _shadows(stem: str) -> bool:
+    """Whether `import` would find a file of this name in place of a module that Nuclio's wrapper, or we, import."""
+    wrappers = stem.startswith("_nuclio") or stem in ("wrapper_common", "nuclio_sdk", "msgpack")
+    installed = stem in importlib.metadata.packages_distributions()
+    return wrappers or installed or stem in sys.stdlib_module_names or stem in _OURS
 
 
 def configuration(function: FunctionNotebook, source: bytes) -> dict[str, Any]:
@@ -197,11 +208,10 @@ def _normal(name: str) -> str:
 
 
 _DOCKERFILE = """\
-# docker build -t FUNCTION . && docker run -p 8080:8080 --env-file s3.env FUNCTION
-# NUCLIO_LABEL is the version of the Nuclio that will call it.
-ARG NUCLIO_LABEL=1.13.0
-ARG NUCLIO_ARCH=amd64
-ARG NUCLIO_ONBUILD_IMAGE=quay.io/nuclio/handler-builder-python-onbuild:${{NUCLIO_LABEL}}-${{NUCLIO_ARCH}}
+# docker build --build-arg NUCLIO_ONBUILD_IMAGE=IMAGE -t FUNCTION .
+# docker run -p 8080:8080 --env-file s3.env FUNCTION
+# IMAGE is Nuclio's handler-builder-python-onbuild, of the version and architecture of the Nuclio that will call it.
+ARG NUCLIO_ONBUILD_IMAGE
 ARG PYTHON_IMAGE=python:{python}-slim
 
 FROM ${{NUCLIO_ONBUILD_IMAGE}} AS processor

@@ -20,6 +20,7 @@ from typing import Any
 from libsafe_nb.errors import NotebookError
 
 NAME = "handler"
+BEGIN = "init_context"
 MARK = "libsafe_nb"
 """In the notebook's metadata: `{"kind": "handler"}`."""
 
@@ -92,9 +93,6 @@ def as_notebook(source: bytes, name: str) -> Any:
         raise NotebookError(
             f"{name}: expected def handler(context, event), found no such function", notebook=name
         )
-    begins = any(isinstance(each, ast.FunctionDef) and each.name == "init_context" for each in tree.body)
-    wait = "await " if isinstance(function, ast.AsyncFunctionDef) else ""
-    more = ", init_context" if begins else ""
     cells = [
         nbformat.v4.new_code_cell(
             "# The next cell is a handler. It is called as Nuclio calls one, with the payload as the event's body.\n"
@@ -102,10 +100,32 @@ def as_notebook(source: bytes, name: str) -> Any:
             id="module",
         ),
         nbformat.v4.new_code_cell(text, id=NAME, metadata={"tags": [NAME]}),
-        nbformat.v4.new_code_cell(f"{wait}{_CALLED}.call({NAME}, json_sample{more})", id="call"),
+        nbformat.v4.new_code_cell(call(tree, function, _CALLED), id="call"),
     ]
     metadata = {"kernelspec": dict(_SPEC), MARK: {"kind": NAME}}
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+
+
+def call(tree: ast.Module, function: Function, called: str) -> str:
+    """The line that calls the handler of a file; `called` stands for the module `compat/called.py`."""
+    more = ", init_context" if begins(tree) else ""
+    if isinstance(function, ast.AsyncFunctionDef):
+        return f"await {called}.call_async({NAME}, json_sample{more})"
+    return f"{called}.call({NAME}, json_sample{more})"
+
+
+def begins(tree: ast.Module) -> bool:
+    """Whether the file has an `init_context`, however it came by the name."""
+    for each in tree.body:
+        names = [each.name] if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) else []
+        if isinstance(each, (ast.Assign, ast.AnnAssign)):
+            targets = each.targets if isinstance(each, ast.Assign) else [each.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+        elif isinstance(each, (ast.Import, ast.ImportFrom)):
+            names = [alias.asname or alias.name for alias in each.names]
+        if BEGIN in names:
+            return True
+    return False
 
 
 def is_made(metadata: Mapping[str, Any]) -> bool:

@@ -95,33 +95,50 @@ def answer(body: Any, path: Path, **options: Any) -> tuple[int, dict[str, Any]]:
     """Run the function at `path` for a payload: status and JSON of the answer. `options` are those of `libsafe_nb.run`."""
     from libsafe_nb import runner
 
+    payload = None
     try:
         if not isinstance(body, (Payload, str, bytes, bytearray, dict)):
             raise PayloadError(f"payload: expected a JSON object, got {type(body).__name__}", path="")
         payload = body if isinstance(body, Payload) else Payload.parse(_plain(body))
         run: Run = runner.run(payload, path, **options)
-    except (NotebookError, SettingsError) as exc:
-        return 500, refusal(exc)
-    except UsageError as exc:
-        return 400, refusal(exc)
     except LibsafeError as exc:
-        return 503, refusal(exc)
+        return status(exc), refusal(exc, payload)
     return 503 if run.exit_code == 3 else 200, run.to_json()
+
+
+def status(exc: LibsafeError) -> int:
+    """The answer's status where a run did not begin."""
+    if isinstance(exc, (NotebookError, SettingsError)):
+        return 500
+    return 400 if isinstance(exc, UsageError) else 503
 
 
 def _plain(body: str | bytes | bytearray | dict[str, Any]) -> str | bytes | dict[str, Any]:
     return bytes(body) if isinstance(body, bytearray) else body
 
 
-def refusal(exc: LibsafeError) -> dict[str, Any]:
-    """An error as JSON, without the keys of the settings: a server may have quoted one in its answer."""
-    from libsafe_nb.check import configured_secrets
+def refusal(exc: LibsafeError, payload: Payload | None = None) -> dict[str, Any]:
+    """An error as JSON, without the keys of the settings and of the payload: a server may have quoted one in its answer."""
+    return {"error": {"type": type(exc).__name__, "message": clean(str(exc), payload)}}
 
-    text = str(exc)
+
+def clean(text: str, payload: Payload | None = None) -> str:
+    """Text without the keys of the settings and of the payload."""
+    from libsafe_nb.check import configured_secrets
+    from libsafe_nb.redact.matching import SecretSet
+    from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
+
+    api = payload.api if payload else {}
+    given = {name: api.get(name) for name in ("key_user", "key_root")}
+    text = SecretSet(
+        Secret(name, value)
+        for name, value in given.items()
+        if isinstance(value, str) and value != SAMPLE_KEY and not weakness(value)
+    ).clean(text)
     # Where the settings themselves are what is wrong, no key was read from them.
     with contextlib.suppress(LibsafeError):
         text = configured_secrets().clean(text)
-    return {"error": {"type": type(exc).__name__, "message": text}}
+    return text
 
 
 def _answered(context: Any, status: int, body: dict[str, Any]) -> Any:

@@ -131,6 +131,7 @@ class Payload:
         container: str | None = None,
         user: str | None = None,
         job: str | None = None,
+        function_id: str | None = None,
         function_key: str | None = None,
         file_ids: Iterable[str] | None = None,
         file_paths: Iterable[str] | None = None,
@@ -147,6 +148,8 @@ class Payload:
             function["user"]["id"] = user
         if job is not None:
             function["job"]["id"] = job
+        if function_id is not None:
+            function["function"]["id"] = function_id
         if function_key is not None:
             function["function"]["key"] = function_key
         if file_ids is not None:
@@ -173,7 +176,7 @@ def _decode(source: str | bytes) -> Any:
     except UnicodeDecodeError as exc:
         _refuse("", f"expected UTF-8, got byte 0x{source[exc.start]:02x} at {exc.start}")
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_each_once)
     except json.JSONDecodeError as exc:
         _refuse("", f"expected JSON, got {exc.msg} at line {exc.lineno} column {exc.colno}")
     except RecursionError:
@@ -185,6 +188,18 @@ def _decode(source: str | bytes) -> Any:
 
 def _refuse_constant(name: str) -> NoReturn:
     _refuse("", f"expected JSON, got {name}, which JSON does not have")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, each name of which stands once: of two, what read it before us may have looked at the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                _refuse("", f"expected each name of an object once, got {name[:40]!r} twice")
+            seen.add(name)
+    return found
 
 
 def _copy(source: Mapping[str, Any]) -> Any:

@@ -99,7 +99,7 @@ def prepare(
         job or (given.job if given else ""),
     )
     if function is None:
-        function = _parse(_read_remote(connection, str(notebook)), str(notebook), script=script)
+        function = parse(_read_remote(connection, str(notebook)), str(notebook), script=script)
         bound, warnings = _bind(function, given, params)
     bound, own = _supplied(function, bound)
     secrets = _secrets(connection, given, function, {**own, **witnessed.secrets()})
@@ -197,7 +197,7 @@ def _secrets(
 
 def read_local(path: Path, *, script: bool = False) -> FunctionNotebook:
     """A function in a local file, ready to be run; `NotebookError` where it is none or there is no kernel for it."""
-    return _parse(_read_local(path), str(path), script=script)
+    return parse(_read_local(path), str(path), script=script)
 
 
 def check_uploads(uploads: Sequence[Path]) -> None:
@@ -232,7 +232,8 @@ def _read_remote(connection: Connection, address: str) -> bytes:
         raise NotebookError(f"{address}: there is no such notebook", notebook=address) from exc
 
 
-def _parse(source: bytes, name: str, *, script: bool) -> FunctionNotebook:
+def parse(source: bytes, name: str, *, script: bool = False) -> FunctionNotebook:
+    """A function of these bytes; `NotebookError` where they are none or there is no kernel for it."""
     function = notebooks.from_script(source, name=name) if script else notebooks.parse(source, name=name)
     try:
         kernels.check(function.kernel_name, function.language)

@@ -238,7 +238,7 @@ SAMPLE = {
         },
         {"kind": "delete", "file_id": "77", "action": "delete", "at": "2026-11-25T11:22:07+02:00"},
     ],
-    "env": {"image_digest": "ghcr.io/x/y@sha256:" + "d" * 64, "kernel": {"language": "python"}},
+    "env": {"image_digest": "images.example/x/y@sha256:" + "d" * 64, "kernel": {"language": "python"}},
     "env_vars": {"TZ": "UTC", "LANG": "C"},
     "notebook": {"path": "executed.ipynb"},
     "license": "the terms of container 1 apply",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -120,6 +121,25 @@ def test_each_line_of_the_dockerfile_copies_what_is_there(function, tmp_path):
             *sources, _ = json.loads(line.removeprefix("COPY "))
             assert all((tmp_path / "out" / each).exists() for each in sources), line
     assert "{" not in text.replace("${", "")
+
+
+def test_no_registry_is_named(function, tmp_path):
+    """Where images come from is whoever builds one to say; a name without a host is the builder's own default."""
+    for path in export(function, tmp_path / "out"):
+        images = re.findall(r"^(?:ARG \w*IMAGE\w*=|FROM )(\S+)", path.read_text(), re.MULTILINE)
+        assert not [each for each in images if "." in each.partition("/")[0] and "/" in each], path
+    text = (tmp_path / "out" / "Dockerfile").read_text()
+    assert "\nARG NUCLIO_ONBUILD_IMAGE\n" in text
+    assert "--build-arg NUCLIO_ONBUILD_IMAGE=" in text
+
+
+@pytest.mark.parametrize("name", ["json.py", "requests.py", "libnova.py", "_nuclio_wrapper.py"])
+def test_a_file_that_would_hide_a_module_from_nuclio_is_refused(name, tmp_path):
+    (tmp_path / name).write_text(NEWER)
+    with pytest.raises(errors.UsageError, match=f"{name}: expected a name that no module has"):
+        export(tmp_path / name, tmp_path / "out")
+
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_overwritten_and_no_key_is_written(function, tmp_path, platform):

@@ -10,6 +10,7 @@ from test_run import REAL, command
 
 from libsafe_nb import errors, handlers, notebook
 from libsafe_nb.check import check
+from libsafe_nb.compat import called
 from libsafe_nb.replay import replay
 from libsafe_nb.upload import upload
 from libsafe_nb.verify import verify
@@ -113,6 +114,12 @@ async def handler(context, event: nuclio_sdk.Event):
         ("return 404, {'msg': 'no such'}", "failed"),
         ("raise ValueError('x')", "failed"),
         ("return (part for part in ('a', b'b'))", "completed"),
+        ("return context.Response(body=(part for part in ('a', bytearray(b'b'))))", "completed"),
+        ("async def later(): return 'ab'\n    return later()", "completed"),
+        ("async def parts():\n        yield 'a'\n        yield 'b'\n    return parts()", "completed"),
+        ("return 'no status', 'ab'", "failed"),
+        ("return context.Response(body='ab', status_code=None)", "failed"),
+        ("return '404', None", "failed"),
     ],
 )
 def test_what_it_answers_counts(handler, run, body, status):
@@ -121,6 +128,47 @@ def test_what_it_answers_counts(handler, run, body, status):
     assert done.status == status
     if status == "completed":
         assert done.scraps["response"]["body"] == "ab"
+
+
+def test_an_answer_of_any_shape_is_told_as_text_and_in_part():
+    endless = (f"{number:09},".encode() for number in range(100_000))
+    streamed = called.described(endless)
+    assert len(streamed["body"]) < called.LONGEST + 50
+    assert streamed["body"].endswith("… (1000000 characters)")
+    assert called.described("x" * (called.LONGEST + 1))["body"].endswith(
+        f"… ({called.LONGEST + 1} characters)"
+    )
+    assert called.described(called.Response(body=None, status_code=204))["body"] == ""
+    assert called.described((201, b"\xff"))["body"] == "\ufffd"
+    assert called.described(("a", "b", "c"))["body"] == "('a', 'b', 'c')"
+    for status in ("no", None, float("nan"), float("inf"), [], "x" * 10**6):
+        with pytest.raises(TypeError, match="returned the status") as caught:
+            called.described((status, ""))
+        assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("begin", "status"),
+    [
+        ("async def init_context(context): context.user_data.n = 1", "completed"),
+        ("init_context = lambda context: setattr(context.user_data, 'n', 1)", "completed"),
+        ("def init_context(context): raise RuntimeError('never ready')", "failed"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_it_begins_as_on_nuclio(handler, run, begin, status, kind):
+    """In a file whose name is a module's, which it does not hide."""
+    done = run(
+        handler(
+            f"import json\n{begin}\n{kind} handler(c, e):\n    return json.dumps(c.user_data.n)\n", "json.py"
+        )
+    )
+
+    assert done.status == status, done.error
+    if status == "completed":
+        assert done.scraps["response"]["body"] == "1"
+    else:
+        assert done.error["message"].endswith("never ready")
 
 
 def test_a_literal_of_its_own_is_left_alone(handler, run):

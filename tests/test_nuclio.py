@@ -1,5 +1,6 @@
 """A notebook or a handler as a Nuclio function: the platform's events in, job and status out."""
 
+import asyncio
 import io
 import json
 
@@ -8,7 +9,6 @@ import nuclio_sdk.json_encoder
 import nuclio_sdk.logger
 import pytest
 from environs import variables
-from handler_samples import NEWER
 from test_run import REAL
 
 import libsafe_nb
@@ -82,21 +82,18 @@ def test_a_notebook_runs_for_text_bytes_and_an_object(form, deployed, payload, c
     assert body["job"] in context.told.getvalue()
 
 
+def test_it_runs_within_the_event_loop_of_nuclios_wrapper(deployed, payload, context, notebook):
+    deployed(notebook("print(1)"))
+
+    async def called():
+        return call(context, json.dumps(payload()))
+
+    status, body = asyncio.run(called())
+    assert (status, body["status"]) == (200, "completed"), body
+
+
 def record_of(body):
     return body["evidence"].removeprefix(f"libsafe://{body['container']}/") + "record.json"
-
-
-def test_a_handler_of_the_newer_layout_runs(tmp_path, deployed, payload, context, connection, container):
-    connection.storage.put(container, "/a.txt", b"a")
-    file = connection.client.file_by_path(container, "a.txt")["id"]
-    path = tmp_path / "relate.py"
-    path.write_text(NEWER)
-    deployed(path)
-    status, body = call(context, json.dumps(payload(file, record="3")).encode())
-
-    assert (status, body["status"]) == (200, "completed"), body
-    assert body["scraps"]["response"]["body"] == "related"
-    assert connection.client.metadata(file)[0]["value"] == ["aspace:/repositories/2/archival_objects/3"]
 
 
 def test_a_function_that_fails_was_called_all_the_same(deployed, payload, context, notebook):
@@ -144,12 +141,17 @@ def test_an_event_that_is_given_again_after_its_job_has_ended_starts_nothing(
     assert "has not ended" in second[1]["error"]["message"]
 
 
-def test_a_platform_that_is_away_is_503_and_no_key_is_told(deployed, payload, context, notebook, monkeypatch):
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_platform_that_is_away_is_503_and_no_key_is_told(
+    configured, deployed, payload, context, notebook, monkeypatch
+):
+    """Nor one that came with the payload alone, as on Nuclio."""
     monkeypatch.setattr("libsafe_nb.patience.BUDGET", 0.2)
     deployed(notebook("1"))
     body = payload()
     body["api"] = {"url": f"http://127.0.0.1:1/{REAL}", "key_user": REAL}
-    monkeypatch.setenv("LIBSAFE_KEY_USER", REAL)
+    if configured:
+        monkeypatch.setenv("LIBSAFE_KEY_USER", REAL)
     status, answer = call(context, body)
 
     assert status == 503

@@ -89,7 +89,20 @@ def test_missing_container_names_the_place():
         Payload.parse(data)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", b"\xff\xfe", '{"a": NaN}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[1]",
+        "null",
+        b"\xff\xfe",
+        '{"a": NaN}',
+        "[" * 100_000,
+        '{"a": 1, "a": 2}',
+        '[{"a": {"b": 0, "b": 0}}]',
+    ],
+)
 def test_what_is_not_a_payload_is_refused_in_one_sentence(text):
     with pytest.raises(PayloadError) as caught:
         Payload.parse(text)

@@ -1,5 +1,6 @@
 """Published notebooks, run by the platform's own workers: real kernels, real S3, the real queue."""
 
+import concurrent.futures
 import contextlib
 import hashlib
 import json
@@ -10,6 +11,7 @@ import time
 import uuid
 
 import pytest
+import requests
 from conftest import TELL
 from engine_runs import wait_for
 from nbformat.v4 import new_code_cell
@@ -100,6 +102,46 @@ def test_other_bytes_than_those_published_start_nothing(platform, connection, no
             published=Published(3, hashlib.sha256(b"").hexdigest()),
         )
     assert connection.client.job(job)["status"] == "QUEUED"
+
+
+def test_bytes_that_were_changed_on_the_disk_start_nothing(
+    platform, functions, publish, ended, container, connection
+):
+    key = publish(f"print({uuid.uuid4().hex!r})")
+    functions.update(key, attempts=2, backoff=0)
+    stored = platform.root / "functions" / functions.get(key)["sha256"]
+    stored.write_bytes(stored.read_bytes().replace(b"print", b"input"))
+    found = ended(functions.call(key, container=container))
+
+    assert (found["status"], found["attempts"]) == ("dead", 2)
+    assert "expected the bytes that were published" in found["error"]
+    job = connection.client.job(found["job_id"])
+    assert (job["status"], "evidence" in job["result"]) == ("FAILED", False)
+    assert list(connection.storage.list(container)) == []
+
+
+def test_of_200_calls_at_once_those_within_the_limit_run(
+    platform, functions, publish, ended, container, connection
+):
+    key = publish("print(1)")
+    functions.update(key, queue_limit=3, paused=True)
+    headers = {"Authorization": f"Bearer {platform.settings.key_user}"}
+
+    def call(_):
+        url = f"{platform.url}/function/{key}/call"
+        return requests.post(url, json={"container_id": container}, headers=headers, timeout=60)
+
+    with concurrent.futures.ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(call, range(200)))
+    taken = [each.json()["result"] for each in answers if each.status_code == 200]
+    refused = [each for each in answers if each.status_code == 429]
+    functions.update(key, paused=False)
+
+    assert (len(taken), len(refused)) == (3, 197), {each.status_code for each in answers}
+    assert all(int(each.headers["Retry-After"]) >= 1 for each in refused)
+    assert {ended(each)["status"] for each in taken} == {"completed"}
+    made = list(connection.client.jobs(container=container))
+    assert sorted(each["id"] for each in made) == sorted(each["job_id"] for each in taken)
 
 
 def test_what_the_notebook_says_of_itself_is_published(functions, publish):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -12,7 +13,13 @@ from libsafe_nb.errors import UsageError
 
 
 @click.command("serve")
-@click.argument("functions", nargs=-1, required=True, metavar="[NAME=]FUNCTION...")
+@click.argument("functions", nargs=-1, metavar="[NAME=]FUNCTION...")
+@click.option(
+    "--published",
+    multiple=True,
+    metavar="[NAME=]KEY",
+    help="A function that the platform has published, in the version that is the current one at each call; repeatable.",
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -53,6 +60,7 @@ from libsafe_nb.errors import UsageError
 )
 def serve_(
     functions: tuple[str, ...],
+    published: tuple[str, ...],
     port: int,
     running: int | None,
     waiting: int,
@@ -62,17 +70,21 @@ def serve_(
 ) -> None:
     """Serve notebooks and handlers over HTTP on 127.0.0.1, called as Nuclio calls functions.
 
-    POST the platform's payload to /NAME (by default the file's stem), or to / where there is one function. Callers send
+    POST the platform's payload to /NAME (by default the file's stem, or the key), or to / where there is one function. Callers send
     the header `Authorization: Bearer KEY`; the key is the secret serve_key: LIBSAFE_SECRET_SERVE_KEY,
     LIBSAFE_SECRET_SERVE_KEY_FILE or the keyring's.
 
     \b
-    Example:
+    Examples:
       LIBSAFE_SECRET_SERVE_KEY_FILE=~/serve.key libsafe-nb serve relate.py hash_files.ipynb --port 8090
+      LIBSAFE_SECRET_SERVE_KEY_FILE=~/serve.key libsafe-nb serve --published hash-files
     """
-    from libsafe_nb import serving
+    from libsafe_nb import answering, serving
 
-    bounds = serving.Bounds(
+    if not functions and not published:
+        raise UsageError("expected a FUNCTION or --published KEY, got neither")
+    files, keys = _named(functions, published)
+    bounds = answering.Bounds(
         running=running or serving.default_running(),
         waiting=waiting,
         body=max_body,
@@ -80,7 +92,8 @@ def serve_(
         grace=grace,
     )
     serving.serve(
-        _named(functions),
+        files,
+        keys,
         serving.key(),
         bounds,
         port=port,
@@ -88,20 +101,33 @@ def serve_(
     )
 
 
-def _named(functions: tuple[str, ...]) -> dict[str, Path]:
-    named: dict[str, Path] = {}
+def _named(functions: tuple[str, ...], published: tuple[str, ...]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Files and keys, each by its name in the address."""
+    files: dict[str, Path] = {}
+    keys: dict[str, str] = {}
     for each in functions:
-        name, equals, path = each.partition("=")
-        if not equals or "/" in name:
-            name, path = re.sub(r"[^\w.-]", "_", Path(each).stem), each
-        if not re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII) or name in ("health", "metrics"):
-            raise UsageError(
-                f"{each}: expected a name of letters, digits, '.', '_' and '-', got {name!r}; use NAME=FUNCTION"
-            )
-        if name in named:
-            raise UsageError(f"{path}: {named[name]} is served as {name!r} as well; use NAME=FUNCTION")
-        named[name] = Path(path)
-    return named
+        name, path = _split(each)
+        name = name or re.sub(r"[^\w.-]", "_", Path(path).stem)
+        files[_fresh(name, each, "FUNCTION", files)] = Path(path)
+    for each in published:
+        name, key = _split(each)
+        keys[_fresh(name or key, each, "KEY", {**files, **keys})] = key
+    return files, keys
+
+
+def _split(given: str) -> tuple[str, str]:
+    name, equals, what = given.partition("=")
+    return ("", given) if not equals or "/" in name else (name, what)
+
+
+def _fresh(name: str, given: str, word: str, taken: Mapping[str, object]) -> str:
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII) or name in ("health", "metrics"):
+        raise UsageError(
+            f"{given}: expected a name of letters, digits, '.', '_' and '-', got {name!r}; use NAME={word}"
+        )
+    if name in taken:
+        raise UsageError(f"{given}: {taken[name]} is served as {name!r} as well; use NAME={word}")
+    return name
 
 
 @click.command("nuclio")

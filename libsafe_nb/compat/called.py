@@ -8,13 +8,15 @@ as well.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import importlib.util
 import inspect
 import json
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from libsafe_nb.compat import session
@@ -136,31 +138,49 @@ def as_module(namespace: dict[str, Any], name: str) -> None:
         sys.modules[name] = sys.modules["__main__"]
 
 
-def call(handler: Callable[..., Any], payload: Any, init_context: Callable[..., Any] | None = None) -> Any:
-    """
-    Call a handler with the payload and record what it returns.
-
-    Of one that is `async` a coroutine is returned, to be awaited.
-    """
+def call(handler: Callable[..., Any], payload: Any, init_context: Callable[..., Any] | None = None) -> None:
+    """Call a handler with the payload and record what it returns. What is to be awaited, though it is no `async def`, is."""
     context = Context()
     if init_context is not None:
-        init_context(context)
+        _waited(init_context(context))
+    _record(_waited(handler(context, Event(payload))))
+
+
+async def call_async(
+    handler: Callable[..., Any], payload: Any, init_context: Callable[..., Any] | None = None
+) -> None:
+    """
+    The same for an `async def`, in the kernel's own loop.
+
+    Not for all: while a cell awaits, an interrupt reaches it only where it lets others run.
+    """
+    context = Context()
+    begun = init_context(context) if init_context is not None else None
+    if inspect.isawaitable(begun):
+        await begun
     returned = handler(context, Event(payload))
+    _record(await _end(returned))
+
+
+def _waited(returned: Any) -> Any:
+    """What is awaited in the end; in a thread, as this one's loop runs already."""
+    if not inspect.isawaitable(returned) and not inspect.isasyncgen(returned):
+        return returned
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, _end(returned)).result()
+
+
+async def _end(returned: Any) -> Any:
     if inspect.isawaitable(returned):
-        return _awaited(returned)
-    _record(returned)
-    return None
-
-
-async def _awaited(returned: Any) -> None:
-    _record(await returned)
+        returned = await returned
+    if inspect.isasyncgen(returned):
+        parts = [part async for part in returned]
+        return (part for part in parts)
+    return returned
 
 
 def _record(returned: Any) -> None:
     """The answer as an output of the cell, and as the run's scrap `response`."""
-    if inspect.isgenerator(returned):
-        # Nuclio streams these; what is in them runs only as they are read.
-        returned = "".join(part.decode() if isinstance(part, bytes) else str(part) for part in returned)
     if returned is None:
         return
     answer = described(returned)
@@ -175,17 +195,40 @@ def _record(returned: Any) -> None:
 
 
 def described(returned: Any) -> dict[str, Any]:
-    """What Nuclio would answer for a returned value: status, content type and body, the latter as text."""
+    """
+    What Nuclio would answer for a returned value: status, content type and body, the latter as text.
+
+    Raises
+    ------
+    TypeError
+        The status is no number, which Nuclio does not answer either.
+    """
     status, content_type, body = 200, "text/plain", returned
     if isinstance(returned, tuple) and len(returned) == 2:
         status, body = returned
     elif hasattr(returned, "status_code") and hasattr(returned, "body"):
         status, body, content_type = returned.status_code, returned.body, str(returned.content_type)
+    try:
+        number = int(status)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise TypeError(f"the handler returned the status {status!r:.100}, expected a number") from exc
     if isinstance(body, (dict, list)):
         body, content_type = json.dumps(body, ensure_ascii=False, default=str), "application/json"
-    elif isinstance(body, bytes):
-        body = body.decode(errors="replace")
-    text = "" if body is None else str(body)
-    if len(text) > LONGEST:
-        text = f"{text[:LONGEST]}… ({len(text)} characters)"
-    return {"status_code": int(status), "content_type": content_type, "body": text}
+    # Nuclio streams generators; what is in them runs only as they are read.
+    text, size = _joined(body if inspect.isgenerator(body) else [body])
+    if size > LONGEST:
+        text = f"{text}… ({size} characters)"
+    return {"status_code": number, "content_type": content_type, "body": text}
+
+
+def _joined(parts: Iterable[Any]) -> tuple[str, int]:
+    """The text of an answer's parts, `LONGEST` characters of it at most, and how long it is."""
+    text, size = "", 0
+    for part in parts:
+        body = part.body if hasattr(part, "status_code") and hasattr(part, "body") else part
+        if isinstance(body, (bytes, bytearray, memoryview)):
+            body = bytes(body).decode(errors="replace")
+        piece = "" if body is None else str(body)
+        size += len(piece)
+        text += piece[: LONGEST - len(text)]
+    return text, size

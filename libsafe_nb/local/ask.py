@@ -7,6 +7,7 @@ Both return what becomes `result`, or a `Page`.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 LIMIT = 1000
 MAX_LIMIT = 10_000
 MAX_ID = 2**63 - 1
+MAX_DEPTH = 90
+"""Levels of a function's parameters; a payload, in which they stand, has 100 at most."""
 
 
 class Problem(Exception):
@@ -184,6 +187,34 @@ def text(value: Any, name: str, *, most: int = 4096, empty: bool = False) -> str
     if "\x00" in value or any(0xD800 <= ord(letter) <= 0xDFFF for letter in value):
         raise Problem(400, f"{name}: holds a character that is none")
     return value
+
+
+def params(value: Any) -> dict[str, Any]:
+    """A function's parameters: an object that a payload can hold; None stands for no parameters."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Problem(400, f"params: expected an object, got {_short(value)}")
+    if _deeper(value, MAX_DEPTH):
+        raise Problem(400, f"params: expected at most {MAX_DEPTH} levels, got more")
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as exc:
+        raise Problem(400, "params: hold a number beyond a double, or half a surrogate pair") from exc
+    return value
+
+
+def _deeper(value: Any, most: int) -> bool:
+    """Whether objects and lists lie within each other more than so many levels deep."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, (dict, list))
+        ]
+    return bool(level)
 
 
 def page(rows: list[Any], limit: int, cursor: Callable[[Any], Any], shape: Callable[[Any], Any]) -> Page:

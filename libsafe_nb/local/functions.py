@@ -156,7 +156,11 @@ def function_versions(ask: Ask) -> list[dict[str, Any]]:
 def function_content(ask: Ask) -> dict[str, Any]:
     """The bytes of one version in base64, after they were compared with their digest."""
     row = version_of(ask.db, asked(ask)["id"], number(ask.path["number"], name="version"))
-    data = published.read(ask.platform.functions, row["sha256"])
+    try:
+        data = published.read(ask.platform.functions, row["sha256"])
+    except published.Changed as exc:
+        # Not a 503, which a worker would repeat for a minute while other calls wait.
+        raise Problem(409, str(exc)) from exc
     return {**version_shape(row), "content": base64.b64encode(data).decode()}
 
 

@@ -12,6 +12,10 @@ MAX_BYTES = 32 * 1024 * 1024
 """Of one version; with its third for base64 it fits the bound of a request's body."""
 
 
+class Changed(LocalPlatformError):
+    """The bytes on the disk are not those that were published: no repetition makes them so."""
+
+
 def keep(folder: Path, data: bytes) -> str:
     """Store the bytes if they are not there yet, durably, and answer their SHA-256."""
     sha256 = hashlib.sha256(data).hexdigest()
@@ -27,7 +31,9 @@ def read(folder: Path, sha256: str) -> bytes:
     Raises
     ------
     LocalPlatformError
-        The file is gone, or its bytes are not those that were published.
+        The file cannot be read.
+    Changed
+        Its bytes are not those that were published.
     """
     path = folder / sha256
     try:
@@ -36,7 +42,7 @@ def read(folder: Path, sha256: str) -> bytes:
         raise LocalPlatformError(f"{path}: the published function cannot be read ({exc.strerror})") from exc
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise LocalPlatformError(
+        raise Changed(
             f"{path}: expected the bytes that were published (sha256 {sha256[:12]}…), found others ({found[:12]}…)"
         )
     return data

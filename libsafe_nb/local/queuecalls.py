@@ -9,7 +9,7 @@ from typing import Any
 
 from libsafe_nb.local import files, firing, functions, pruning, queue
 from libsafe_nb.local.accounts import reachable
-from libsafe_nb.local.ask import Ask, Page, Problem, number, page, text
+from libsafe_nb.local.ask import Ask, Page, Problem, number, page, params, text
 from libsafe_nb.local.triggers import ON_DEMAND
 
 MAX_FILES = 100_000
@@ -54,9 +54,7 @@ def call_create(ask: Ask) -> dict[str, Any]:
         " AND (container_id IS NULL OR container_id = ?) ORDER BY id LIMIT 1",
         (function["id"], ON_DEMAND, container),
     )
-    params = {} if fields.get("params") is None else fields["params"]
-    if not isinstance(params, dict):
-        raise Problem(400, "params: expected an object")
+    given = params(fields.get("params"))
     call = queue.make(
         ask.db,
         queue.Order(
@@ -67,7 +65,7 @@ def call_create(ask: Ask) -> dict[str, Any]:
             trigger_id=trigger["id"] if trigger else None,
             file_ids=list(chosen),
             file_paths=list(chosen.values()),
-            params={**(json.loads(trigger["params"]) if trigger else {}), **params},
+            params={**(json.loads(trigger["params"]) if trigger else {}), **given},
             version=version,
             priority=_priority(fields.get("priority", 0)),
             ancestors=json.dumps(lineage),

@@ -202,13 +202,25 @@ def _parsed(body: bytes) -> Any:
     if not body.strip():
         return {}
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        return json.loads(body, parse_constant=_no_constant, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as exc:
         raise Problem(400, f"the body is not JSON: {str(exc)[:200]}") from exc
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, each name of which stands once: of two, what reads it before us may have looked at the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"an object names {name[:50]!r} twice")
+            seen.add(name)
+    return found
 
 
 def _body(result: Any) -> bytes:

@@ -18,7 +18,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -185,10 +185,7 @@ class Server:
     async def _http(self, api: Api) -> None:
         import uvicorn
 
-        class Uvicorn(uvicorn.Server):
-            @contextlib.contextmanager
-            def capture_signals(self) -> Iterator[None]:
-                yield  # signals are ours
+        from libsafe_nb import loopback
 
         config = uvicorn.Config(
             api.application,
@@ -201,7 +198,7 @@ class Server:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=5,
         )
-        server = Uvicorn(config)
+        server = loopback.Server(config)
         serving = asyncio.ensure_future(server.serve(sockets=[self.socket]))
         await self.stopping.wait()
         server.should_exit = True

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from libsafe_nb.local import expressions, schedule
-from libsafe_nb.local.ask import Ask, Page, Problem, number, page, text
+from libsafe_nb.local.ask import Ask, Page, Problem, number, page, params, text
 from libsafe_nb.local.database import now
 from libsafe_nb.local.firing import FILE_TYPES
 from libsafe_nb.local.functions import by_key, need_operator
@@ -34,9 +34,7 @@ def trigger_create(ask: Ask) -> dict[str, Any]:
         raise Problem(
             400, f"container_id: a trigger of type {kind} needs the container that its jobs belong to"
         )
-    params = {} if fields.get("params") is None else fields["params"]
-    if not isinstance(params, dict):
-        raise Problem(400, "params: expected an object")
+    given = params(fields.get("params"))
     filters = _filters(fields, kind)
     trigger = ask.db.insert(
         "function_trigger",
@@ -45,7 +43,7 @@ def trigger_create(ask: Ask) -> dict[str, Any]:
         container_id=container,
         **filters,
         **_times(fields, kind),
-        params=json.dumps(params, ensure_ascii=False),
+        params=json.dumps(given, ensure_ascii=False),
         date_create=now(),
     )
     return shape(_by_id(ask, trigger))
