@@ -28,7 +28,10 @@ _OURS = ("LIBSAFE_URL", "LIBSAFE_KEY_", "LIBSAFE_S3_")
 
 
 class Workers:
-    """Parameters: `most` is how many run at once; by default one for each processor that we may use."""
+    """
+    Parameters: `most` is how many run at once; by default one for each processor that we may use. Those come on top
+    whose calls wait for calls of their own (`queue`): at most as many again for each depth of calls.
+    """
 
     def __init__(self, root: Path, database: Database, log: IO[bytes], most: int | None = None) -> None:
         self._root = root
@@ -45,18 +48,19 @@ class Workers:
         shutil.rmtree(self._root / "work", ignore_errors=True)
         with self._db.transaction():
             queue.abandon_leases(self._db)
+            self._db.set_fact(queue.SLOTS, str(self._most))
         while not self._stopped:
             at = time.time()
             firing.gather(self._db, at)
             schedule.fire_due(self._db, at)
             self._reap()
-            if (
-                len(self._alive) < self._most
-                and time.monotonic() >= self._not_before
-                and queue.work_waits(self._db, at)
-            ):
+            if self._room() and time.monotonic() >= self._not_before and queue.work_waits(self._db, at):
                 self._start()
             await asyncio.sleep(TICK)
+
+    def _room(self) -> bool:
+        """Whether another worker may be started. One whose call waits for calls of its own is none of the `most`."""
+        return len(self._alive) < self._most or len(self._alive) < self._most + queue.holding(self._db)
 
     def _start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
