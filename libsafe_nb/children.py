@@ -14,9 +14,10 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import errors
+from libsafe_nb import errors, record
 from libsafe_nb.compat.writing import refuse
 from libsafe_nb.errors import (
     Conflict,
@@ -114,7 +115,8 @@ def look(client: Client, call: str) -> Shape:
     }
     if found["status"] not in ENDED:
         return told
-    result = client.job(found["job_id"])["result"]
+    job = client.job(found["job_id"])
+    result = job["result"]
     result = result if isinstance(result, dict) else {}
     error = result.get("error")
     if error is None and found["error"]:
@@ -122,10 +124,17 @@ def look(client: Client, call: str) -> Shape:
     return {
         **told,
         "run": result.get("run"),
+        "started": _moment(job["date_start"]),
+        "ended": _moment(job["date_end"]),
         "evidence": result.get("evidence") or _evidence(client, found["job_id"]),
         "error": error,
         "scraps": result.get("scraps") or {},
     }
+
+
+def _moment(text: str | None) -> str | None:
+    """A time of the platform's, which are UTC, as a record writes it."""
+    return None if not text else record.timestamp(datetime.fromisoformat(text).replace(tzinfo=UTC))
 
 
 def _evidence(client: Client, job: str) -> str | None:
@@ -277,7 +286,7 @@ class Children:
         return {name: found.get(name) for name in ("call", "job", "version", "container", "status")}
 
 
-_FACTS = ("call", "job", "version", "sha256", "status", "run", "evidence", "error")
+_FACTS = ("call", "job", "version", "sha256", "status", "run", "started", "ended", "evidence", "error")
 
 
 def _kept(found: Shape) -> Shape:

@@ -178,6 +178,8 @@ def calls(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         "params",
         "status",
         "run",
+        "started",
+        "ended",
         "evidence",
         "error",
     )
