@@ -180,7 +180,8 @@ def call(
     UsageError
         `files` or `params` are not as above.
     PlatformError
-        This platform has no functions to call, or is away.
+        This platform has no functions to call, or is away, or so many calls of the function wait that it took no further one
+        within a minute (`Unreachable`).
     """
     if params is not None and not isinstance(params, Mapping):
         raise UsageError(f"params: expected names and values, got {type(params).__name__}")
@@ -200,7 +201,8 @@ def call(
     # Imported here: it brings the ways to find a platform, and a kernel in a run needs none.
     from libsafe_nb.interactive.payload import for_call
 
-    client, where = for_call(_id(container))
+    client, where, secrets = for_call(_id(container))
+    children.refuse_keys(secrets, function, params)
     made = children.ask(client, function, container=where, **order)
     return Call(made["call"], made["job"], function, where, client)
 

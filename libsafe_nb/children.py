@@ -95,6 +95,19 @@ def ask(
     }
 
 
+def refuse_keys(secrets: SecretSet, function: str, params: Mapping[str, Any] | None) -> None:
+    """
+    The platform keeps parameters, plainly.
+
+    Raises
+    ------
+    SecretFound
+        A key stands in them.
+    """
+    text = json.dumps(params or {}, ensure_ascii=False, default=str)
+    refuse(((span.secret, span.form) for span in secrets.find(text)), f"the parameters for {function}")
+
+
 def _has_functions(functions: Functions) -> bool:
     try:
         return isinstance(functions.queue(), dict)
@@ -205,11 +218,7 @@ class Children:
         priority: int = 0,
     ) -> Shape:
         where = container or self._container
-        text = json.dumps([function, params or {}], ensure_ascii=False, default=str)
-        # They are kept by the platform, plainly.
-        refuse(
-            ((span.secret, span.form) for span in self._secrets.find(text)), f"the parameters for {function}"
-        )
+        refuse_keys(self._secrets, function, params)
         with self._lock:
             self._made += 1
             key = f"{self._run}/call-{self._made}"

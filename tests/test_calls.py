@@ -254,6 +254,8 @@ def test_a_call_out_of_no_run_has_the_sessions_job_for_its_parent(
         container,
         1,
     )
+    with pytest.raises(errors.SecretFound, match="the parameters for"):
+        libsafe_nb.call(key, params={"k": payload["api"]["key_user"]})
     for each in (alone, from_session):
         each.cancel()
     done = from_session.result(10)

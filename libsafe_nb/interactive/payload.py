@@ -25,6 +25,8 @@ from libsafe_nb.lease import AWAKE_EVERY
 from libsafe_nb.patience import BUDGET
 from libsafe_nb.payloads import Payload
 from libsafe_nb.plan import DEFAULT_CONTAINER, check_target, find_files
+from libsafe_nb.redact.matching import SecretSet
+from libsafe_nb.secrets import Secret
 from libsafe_nb.settings import LAB_CONTAINER, Settings
 
 if TYPE_CHECKING:
@@ -113,9 +115,9 @@ def current_job() -> str | None:
     return _asked[-1].id if _asked else None
 
 
-def for_call(container: str | None) -> tuple[Client, str]:
+def for_call(container: str | None) -> tuple[Client, str, SecretSet]:
     """
-    Who asks for a call from this session, as the job that it asked for last if it did, and in which container.
+    Who asks for a call from this session, as the job that it asked for last if it did; in which container; and the keys.
 
     Raises
     ------
@@ -127,7 +129,8 @@ def for_call(container: str | None) -> tuple[Client, str]:
     with contextlib.closing(connect()) as connection:
         mine = _asked[-1] if _asked and _asked[-1].settings.url == connection.settings.url else None
         where = _container(connection, container or (mine.container if mine else None))
-        return connection.within(BUDGET, job=mine.id if mine else None).client, where
+        secrets = SecretSet(Secret(name, value) for name, value in connection.secrets().items())
+        return connection.within(BUDGET, job=mine.id if mine else None).client, where, secrets
 
 
 def _container(connection: Connection, given: str | None) -> str:

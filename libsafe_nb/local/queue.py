@@ -323,7 +323,7 @@ def _open_below(db: Database, job: int, call: int | None) -> list[sqlite3.Row]:
         "WITH RECURSIVE below(id) AS (SELECT id FROM call WHERE parent_job = ?"
         " UNION SELECT c.id FROM call c JOIN job j ON j.id = c.parent_job WHERE j.call_id = ?"
         " UNION SELECT c.id FROM below b JOIN job j ON j.call_id = b.id JOIN call c ON c.parent_job = j.id)"
-        " SELECT call.* FROM below JOIN call ON call.id = below.id WHERE call.status IN ('queued', 'running') ORDER BY call.id",
+        " SELECT call.* FROM below CROSS JOIN call ON call.id = below.id WHERE call.status IN ('queued', 'running') ORDER BY call.id",
         (job, call),
     )
 
