@@ -10,6 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from libsafe_nb.calls import Call as Call
+    from libsafe_nb.calls import Called as Called
+    from libsafe_nb.calls import call as call
     from libsafe_nb.digests import digest as digest
     from libsafe_nb.interactive.payload import payload as payload
     from libsafe_nb.models import Run as Run
@@ -19,9 +22,12 @@ if TYPE_CHECKING:
     from libsafe_nb.verify import verify as verify
 
 __all__ = [
+    "Call",
+    "Called",
     "Payload",
     "Run",
     "Secret",
+    "call",
     "digest",
     "load_ipython_extension",
     "local",
@@ -33,9 +39,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Call": "libsafe_nb.calls",
+    "Called": "libsafe_nb.calls",
     "Payload": "libsafe_nb.payloads",
     "Run": "libsafe_nb.models",
     "Secret": "libsafe_nb.secrets",
+    "call": "libsafe_nb.calls",
     "digest": "libsafe_nb.digests",
     "payload": "libsafe_nb.interactive.payload",
     "run": "libsafe_nb.runner",

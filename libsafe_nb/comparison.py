@@ -119,6 +119,9 @@ def _effects(body: Mapping[str, Any], declared: Volatile) -> list[str]:
     for each in body.get("platform_writes") or ():
         rest = {name: value for name, value in each.items() if name not in ("at", "stubbed")}
         found.append(json.dumps(rest, sort_keys=True, ensure_ascii=False))
+    for each in body.get("calls") or ():
+        asked = {name: each.get(name) for name in ("function", "container", "files", "params")}
+        found.append(f"called {json.dumps(asked, sort_keys=True, ensure_ascii=False)}: {each.get('status')}")
     for each in body.get("files") or ():
         found.append(f"file {each.get('id')} {each.get('path') or ''}: {each.get('outcome')}")
     return found

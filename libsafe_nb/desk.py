@@ -128,6 +128,10 @@ class Desk:
                 for start in range(0, len(ids), READS):
                     client.tell_reads(ids[start : start + READS])
 
+    def settle_calls(self) -> None:
+        """Note what has become of the functions that this one called, at the run's end."""
+        self._errands.settle_calls()
+
     @property
     def unsent(self) -> list[dict[str, Any]]:
         """Messages of the function that have not reached the job, in order; of one being sent nothing is known yet."""

@@ -1,5 +1,6 @@
 """
 What a cell of any language has the runner do, through `libsafe-nb job`: here, with the run's keys, which stay here.
+Calls of other functions (`children.py`) go the same way.
 
 Each is the stand-in's own call (`compat/`), so that the record tells of it as of a Python function's: files read and
 written, hashes, metadata; what is written is searched for keys, and a replay holds it back.
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from libsafe_nb.children import Children
 from libsafe_nb.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -68,6 +70,14 @@ class Errands:
         self._files = [
             {"id": str(each["id"]), "path": each["fullpath"], "size": each.get("size")} for each in files
         ]
+        self._children = Children(
+            lambda: self._session.client,
+            run=run,
+            container=self._container,
+            secrets=secrets,
+            replay=replay,
+            tell=attached.tell,
+        )
         self.known: dict[str, Callable[..., Any]] = {
             "payload": self._show_payload,
             "files": self._show_files,
@@ -76,7 +86,12 @@ class Errands:
             "hash": self._hash,
             "metadata": self._metadata,
             "progress": self._progress,
+            **self._children.known,
         }
+
+    def settle_calls(self) -> None:
+        """See what has become of the calls of other functions; as well as can be, at the run's end."""
+        self._children.settle()
 
     def close(self) -> None:
         """Close the connections, and end what still waits for an answer."""

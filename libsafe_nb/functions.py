@@ -133,10 +133,12 @@ class Functions:
         params: Mapping[str, Any] | None = None,
         version: int | None = None,
         priority: int = 0,
+        run: str | None = None,
         idempotency_key: str | None = None,
     ) -> Shape:
         """
-        Queue a call; `files` are ids, or paths with a leading slash, where a folder stands for all in it.
+        Queue a call; `files` are ids, or paths with a leading slash, where a folder stands for all in it. `run` is that
+        of the client's job, if it has one: the call is that job's child.
 
         Raises
         ------
@@ -152,6 +154,8 @@ class Functions:
         }
         if version is not None:
             body["version"] = version
+        if run is not None:
+            body["run"] = run
         result: Shape = self._client.call(
             "call_create", function=key, json=body, idempotency_key=idempotency_key
         )

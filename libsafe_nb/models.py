@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -31,11 +31,14 @@ class Replay:
         What the function would change is noted, with `stubbed`, and not done.
     pins
         By file id the `path`, `version_id` and `size` that the earlier run had, which are read in place of the current.
+    calls
+        The record's `calls`, each with the `scraps` that its evidence holds; with `stub` calls are answered from these.
     """
 
     origin: Mapping[str, str]
     stub: bool = True
     pins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    calls: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,15 @@ class Published:
 
     version: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Whose function called this one: its job, and where they are known its run and its key."""
+
+    job: str
+    run: str | None = None
+    function: str | None = None
 
 
 class Course(Protocol):

@@ -27,7 +27,7 @@ from libsafe_nb.witness import Witness
 
 if TYPE_CHECKING:
     from libsafe_nb.execution import CellState, Limits
-    from libsafe_nb.models import Published, Replay
+    from libsafe_nb.models import Parent, Published, Replay
     from libsafe_nb.shapes import Condition
 
 DEFAULT_CONTAINER = "1"
@@ -57,6 +57,7 @@ class Plan:
     """Who signs and stamps; the key is read before the run, so that it is there at its end."""
     replay: Replay | None = None
     published: Published | None = None
+    parent: Parent | None = None
 
 
 def within(limits: Limits | None, timeout: float | None) -> Limits:

@@ -293,6 +293,15 @@ def _run(record: Mapping[str, Any], files: _Files) -> _Event:
         details.append(f"payload, without keys, in record.json: sha256 {record['payload_sha256']}")
     if record.get("replay_of"):
         details.append(f"replay of {record['replay_of']}")
+    parent = section(record, "parent")
+    if parent:
+        details.append(
+            f"called by {parent.get('function') or 'a function'}, job {parent.get('job')}, run {parent.get('run')}"
+        )
+    details += [
+        f"called {each.get('function')}, job {each.get('job')}: {each.get('status')}, evidence {each.get('evidence')}"
+        for each in entries(record, "calls")
+    ]
     details += [f"not captured: {each}" for each in _texts(record, "not_captured")]
     return _Event(
         ("URN", str(record.get("id"))),

@@ -39,6 +39,7 @@ def build(record: Mapping[str, Any]) -> dict[str, Any]:
     made.outputs()
     made.notebook()
     made.replayed()
+    made.called()
     return made.document
 
 
@@ -144,6 +145,20 @@ class _Document:
             name = _local(record_.urn(before))
             self._put("activity", name, {"prov:label": "the run that was replayed"})
             self._tell("wasInformedBy", {"prov:informed": self.run, "prov:informant": name})
+
+    def called(self) -> None:
+        """Who called whom: what is called is told what to do (PROV-DM 5.1.5)."""
+        parent = section(self._record, "parent").get("run")
+        if parent:
+            self._informed(self.run, _local(record_.urn(parent)), "the run that called this one")
+        for each in entries(self._record, "calls"):
+            if each.get("run") and not each.get("stubbed"):
+                name = _local(record_.urn(each["run"]))
+                self._informed(name, self.run, f"run of {each.get('function')}", of=name)
+
+    def _informed(self, informed: str, informant: str, label: str, *, of: str | None = None) -> None:
+        self._put("activity", of or informant, {"prov:label": label})
+        self._tell("wasInformedBy", {"prov:informed": informed, "prov:informant": informant})
 
     def _file(self, entry: Mapping[str, Any]) -> str:
         """One name for one version of a file, whether it is told of as read or as written."""

@@ -161,6 +161,54 @@ def platform_writes(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
     return [dict(event) for event in events if event.get("kind") in kinds]
 
 
+def calls(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """
+    What the function called, in order: each call as it was last known of.
+
+    `status` is `asked` where no answer of the platform is known: then it may have been made or not.
+    """
+    names = (
+        "call",
+        "function",
+        "version",
+        "sha256",
+        "container",
+        "job",
+        "files",
+        "params",
+        "status",
+        "run",
+        "started",
+        "ended",
+        "evidence",
+        "error",
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event.get("kind") == "child" and "key" in event:
+            entry = found.setdefault(str(event["key"]), dict.fromkeys(names))
+            entry.update({name: event[name] for name in names if name in event})
+            if event.get("stubbed"):
+                entry["stubbed"] = True
+    return list(found.values())
+
+
+def scraps(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that a notebook glued with scrapbook, by name, read from the MIME bundles of its outputs."""
+    found: dict[str, Any] = {}
+    for cell in node["cells"]:
+        for output in cell.get("outputs", []):
+            for kind, scrap in output.get("data", {}).items():
+                # One MIME type an encoder: application/scrapbook.scrap.json+json, …text+json, ….
+                if (
+                    kind.startswith("application/scrapbook.scrap.")
+                    and isinstance(scrap, dict)
+                    and "name" in scrap
+                ):
+                    found[str(scrap["name"])] = scrap.get("data")
+    return found
+
+
 def files(
     events: Iterable[Mapping[str, Any]], known: Iterable[Mapping[str, Any]], effects: Iterable[str]
 ) -> list[dict[str, Any]]:

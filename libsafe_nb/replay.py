@@ -32,6 +32,7 @@ from libsafe_nb.comparison import CellDifference
 from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import LibsafeError, NotebookError, ObjectNotFound
 from libsafe_nb.models import Replay, Run
+from libsafe_nb.papermill_io import split
 from libsafe_nb.settings import Settings
 
 Verdict = Literal["same", "same except declared-volatile", "differs", "not runnable"]
@@ -324,6 +325,21 @@ def _sha256(connection: Connection, container: str, path: str, version: str | No
     return digest.hexdigest()
 
 
+def _call(entry: Mapping[str, Any], connection: Connection) -> dict[str, Any]:
+    """A call of the recorded run with the scraps that it gave, or why they are not known."""
+    if entry.get("evidence") is None:
+        return {**entry, "scraps": {}}
+    try:
+        container, path = split(str(entry["evidence"]))
+        body = json.loads(connection.storage.get(container, f"{path}record.json"))
+        data = connection.storage.get(container, f"{path}executed.ipynb")
+        if body["id"] != f"urn:uuid:{entry.get('run')}" or body["notebook"]["sha256"] != record.digest(data):
+            raise ValueError("it is not the notebook of that run")
+        return {**entry, "scraps": record.scraps(json.loads(data))}
+    except (LibsafeError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        return {**entry, "scraps": None, "unread": f"its evidence {entry['evidence']} cannot be read ({exc})"}
+
+
 # The run --------------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +353,9 @@ def _repeat(
         raise _NotRunnable(str(exc)) from exc
     try:
         pins = _pins(found, connection)
+        calls = (
+            [] if allow_writes else [_call(each, connection) for each in record.entries(found.body, "calls")]
+        )
     finally:
         connection.close()
     origin = {
@@ -344,7 +363,8 @@ def _repeat(
         "record_sha256": found.record_sha256,
     }
     try:
-        run = _run(found, Replay(origin, stub=not allow_writes, pins=pins), connection.settings)
+        how = Replay(origin, stub=not allow_writes, pins=pins, calls=calls)
+        run = _run(found, how, connection.settings)
     except LibsafeError as exc:
         names = ", ".join(f"{each['name']} ({each['via']})" for each in found.body.get("secrets") or ())
         raise _NotRunnable(

@@ -38,7 +38,7 @@ from libsafe_nb.errors import (
 from libsafe_nb.facts import Facts
 from libsafe_nb.interrupts import Interrupts
 from libsafe_nb.journal import SOCKETS, Journal
-from libsafe_nb.models import Published, Replay, Run
+from libsafe_nb.models import Parent, Published, Replay, Run
 from libsafe_nb.payloads import Payload
 from libsafe_nb.plan import Plan, prepare, within
 from libsafe_nb.processes import ProcessId
@@ -74,6 +74,7 @@ def run(
     on_start: Callable[[Run], None] | None = None,
     replay: Replay | None = None,
     published: Published | None = None,
+    parent: Parent | None = None,
 ) -> Run:
     """
     Run one function notebook, store its evidence and end its job.
@@ -108,6 +109,8 @@ def run(
         Set by `libsafe_nb.replay`, for a run that repeats another.
     published
         Set by the platform's worker: the version that the notebook must be, byte for byte.
+    parent
+        Set by the platform's worker: whose function called this one, for the record.
 
     Returns
     -------
@@ -136,7 +139,7 @@ def run(
             script=script,
             on_cell=on_cell,
         )
-        plan = dataclasses.replace(plan, replay=replay, published=_exactly(published, plan))
+        plan = dataclasses.replace(plan, replay=replay, published=_exactly(published, plan), parent=parent)
         recover.quietly(plan.connection, plan.witness)
         course = _Course(plan, interrupts, began, on_start)
         if wait:
@@ -325,6 +328,7 @@ def _facts(plan: Plan, started: datetime) -> Facts:
         "image": os.environ.get(environment.IMAGE),
         "s3": connection.s3.endpoint,
         "replay_of": dict(plan.replay.origin) if plan.replay else None,
+        "parent": dataclasses.asdict(plan.parent) if plan.parent else None,
     }
     clean = redact_document(plan.secrets, record.plain(known)).data
     assert connection.settings.url is not None
@@ -460,6 +464,7 @@ def _at_the_door(
         executed = _executed(course, journal, outcome)
         if outcome.cause not in ("terminated", "interrupted"):
             desk.tell_reads()
+            desk.settle_calls()
     with contextlib.suppress(OSError):
         journal.write(
             "executed",

@@ -124,7 +124,7 @@ def seal(story: Story, secrets: SecretSet) -> Sealed:
         "error": dict(story.outcome.error) if story.outcome.error else None,
         "evidence": f"libsafe://{facts.container}/{prefix}/",
         "seconds": story.seconds,
-        "scraps": _scraps(node),
+        "scraps": record.scraps(node),
         "cause": cause or "",
         "exit_code": 143 if cause == "terminated" else EXIT_CODES[status],
     }
@@ -279,6 +279,8 @@ def _record(
         "right": record.RIGHT,
         "license": record.license_of(facts.container),
         "replay_of": facts.record.get("replay_of"),
+        "calls": record.calls(events),
+        "parent": facts.record.get("parent"),
         "not_captured": record.NOT_CAPTURED,
     }
     body["function"] = {**known["function"], "executed_code_sha256": record.code_hash(node["cells"])}
@@ -294,19 +296,3 @@ def _library(events: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         if event.get("kind") == "library":
             return {name: event.get(name) for name in ("library", "version")}
     return None
-
-
-def _scraps(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Values that the notebook glued with scrapbook, by name, read from the MIME bundles of its outputs."""
-    found: dict[str, Any] = {}
-    for cell in node["cells"]:
-        for output in cell.get("outputs", []):
-            for kind, scrap in output.get("data", {}).items():
-                # One MIME type an encoder: application/scrapbook.scrap.json+json, …text+json, ….
-                if (
-                    kind.startswith("application/scrapbook.scrap.")
-                    and isinstance(scrap, dict)
-                    and "name" in scrap
-                ):
-                    found[str(scrap["name"])] = scrap.get("data")
-    return found

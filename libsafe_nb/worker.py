@@ -27,7 +27,7 @@ from libsafe_nb import settings as settings_
 from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import LibsafeError, SettingsError, UsageError
 from libsafe_nb.functions import Functions
-from libsafe_nb.models import Published, Run
+from libsafe_nb.models import Parent, Published, Run
 
 if TYPE_CHECKING:
     from libsafe_nb.execution import CellState
@@ -100,6 +100,7 @@ class Worker:
                 timeout=call["timeout"],
                 settings=self.connection.settings,
                 published=Published(about["version"], about["sha256"]),
+                parent=Parent(**call["parent"]) if call["parent"] else None,
                 on_cell=progress.on_cell,
                 wait=False,
             )

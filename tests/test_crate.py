@@ -243,6 +243,35 @@ SAMPLE = {
     "notebook": {"path": "executed.ipynb"},
     "license": "the terms of container 1 apply",
     "replay_of": "urn:uuid:1",
+    "parent": {"job": "6", "run": "3f1ee6f4-0b0f-4a8f-a26b-8f5e5e3f2c11", "function": "the whole"},
+    "calls": [
+        {
+            "call": str(number),
+            "function": "a part",
+            "version": 2,
+            "sha256": "a" * 64,
+            "container": "1",
+            "job": str(10 + number),
+            "files": 1,
+            "params": {"x": 1},
+            "status": status,
+            "run": run,
+            "started": "2026-11-25T09:22:05.000+00:00" if run else None,
+            "ended": "2026-11-25T09:22:06.000+00:00" if run else None,
+            "evidence": f"libsafe://1/provenance/a-part/{number}/"
+            if status in ("completed", "failed")
+            else None,
+            "error": {"type": "E", "message": "no", "cell_id": None} if status == "failed" else None,
+        }
+        for number, (status, run) in enumerate(
+            [
+                ("completed", "0c5f6b4e-8f8a-4d9e-9a53-5d0d6a0a7d01"),
+                ("failed", "0c5f6b4e-8f8a-4d9e-9a53-5d0d6a0a7d02"),
+                ("cancelled", "0c5f6b4e-8f8a-4d9e-9a53-5d0d6a0a7d03"),
+                ("running", None),
+            ]
+        )
+    ],
     "recovered": {
         "at": "2026-11-25T10:00:00.000+00:00",
         "host": "h",
@@ -326,7 +355,9 @@ def test_a_stopped_run_with_all_that_a_record_can_hold_is_a_valid_crate(folder, 
     found = entities(made)
     action = found[SAMPLE["id"]]
     updates = [each for each in found.values() if each["@type"] == "UpdateAction"]
-    (failure,) = [each for each in found.values() if each["@type"] == "ActivateAction"]
+    (failure, stopped) = [each for each in found.values() if each["@type"] == "ActivateAction"]
+    called = [found[f"urn:uuid:{each['run']}"] for each in SAMPLE["calls"] if each["run"]]
+    caller = found[f"urn:uuid:{SAMPLE['parent']['run']}"]
     values = {each["name"]: each["value"] for each in found.values() if "exampleOfWork" in each}
 
     assert problems(made, "workflow-run-crate") == []
@@ -351,6 +382,17 @@ def test_a_stopped_run_with_all_that_a_record_can_hold_is_a_valid_crate(folder, 
         "many": '[1,{"@id":"./"}]',
         "token": '{"$secret":"token"}',
     }
+    assert called[2] is stopped
+    assert [each["actionStatus"].removesuffix("ActionStatus")[18:] for each in called] == [
+        "Completed",
+        "Failed",
+        "Failed",
+    ]
+    assert references(called[0]["result"]) == ["libsafe://1/provenance/a-part/0/"]
+    assert [each.get("error") for each in called] == [None, "no", "It was cancelled."]
+    assert {found[each["instrument"]["@id"]]["name"] for each in called} == {"a part"}
+    assert caller["actionStatus"] == "http://schema.org/ActiveActionStatus"
+    assert {each["@id"] for each in [*called, caller]} <= set(references(found["./"]["mentions"]))
     assert read_back(made)["main"] == "executed.ipynb"
 
 

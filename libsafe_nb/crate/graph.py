@@ -99,6 +99,8 @@ class _Crate:
         self.run = self._run()
         self._updates()
         self._failures()
+        self._calls()
+        self._caller()
         self._files()
         head = self._head()
         entities = [*head.entities.values(), *self.graph.entities.values()]
@@ -327,6 +329,9 @@ class _Crate:
             f"Job {self._job()} on container {self.container} of a LIBSAFE platform: {status}.",
             WORDS.get(status, ""),
             f"It repeats the run {repeated}." if repeated else "",
+            f"It was called by job {as_text(section(self.record, 'parent').get('job'))}."
+            if section(self.record, "parent")
+            else "",
             "Its end was told by a recovery." if self.record.get("recovered") else "",
         ]
         return " ".join(filter(None, said))
@@ -428,6 +433,74 @@ class _Crate:
                 endTime=as_moment(self.record.get("ended")),
                 error="; ".join(said) or "no reason was given",
                 object=self._known(id),
+            )
+
+    def _calls(self) -> None:
+        """
+        The runs of the functions that this one called, each as its own evidence tells it.
+
+        What a replay did not start is none of its actions, and what had no run yet is in the record.
+        """
+        for each in entries(self.record, "calls"):
+            if not each.get("run") or each.get("stubbed"):
+                continue
+            error = section(each, "error")
+            failed = each.get("status") != "completed"
+            evidence = self._evidence(as_text(each.get("evidence")))
+            self.actions.append(
+                self.graph.add(
+                    record.urn(each["run"]),
+                    "CreateAction" if evidence else "ActivateAction",
+                    name=f"Run of {as_text(each.get('function'))}",
+                    description=f"Job {as_text(each.get('job'))}, which this run called: {as_text(each.get('status'))}.",
+                    startTime=as_moment(each.get("started")),
+                    endTime=as_moment(each.get("ended")),
+                    actionStatus=STATUS[not failed],
+                    error=(as_text(error.get("message")) or f"It was {as_text(each.get('status'))}.")
+                    if failed
+                    else None,
+                    agent=self.agent,
+                    instrument=self._called(each),
+                    result=evidence,
+                )
+            )
+
+    def _called(self, call: Mapping[str, Any]) -> Entity:
+        key, version = as_text(call.get("function")), as_text(call.get("version"))
+        return self.graph.add(
+            f"#function-{quote(f'{key}-{version}', safe='')}",
+            "SoftwareApplication",
+            name=key,
+            identifier=key,
+            description="A published function that was called.",
+            url=_named(as_text(call.get("sha256"))),
+            version=version or "unknown",
+        )
+
+    def _evidence(self, address: str) -> Entity | None:
+        """The folder of another run's evidence: a contextual entity, as it is no part of this crate."""
+        if not address:
+            return None
+        return self.graph.add(
+            quote(address, safe=":/"),
+            "CreativeWork",
+            name="Evidence of a run",
+            description="The folder in which the evidence of the called function's run lies.",
+        )
+
+    def _caller(self) -> None:
+        """The run that called this one. It had not ended, so it is told as an Action, of which no end is expected."""
+        parent = section(self.record, "parent")
+        if parent.get("run"):
+            by = as_text(parent.get("function")) or "a function"
+            self.actions.append(
+                self.graph.add(
+                    record.urn(parent["run"]),
+                    "Action",
+                    name=f"Run of {by}",
+                    description=f"Job {as_text(parent.get('job'))}, which called the function whose run this crate tells.",
+                    actionStatus="http://schema.org/ActiveActionStatus",
+                )
             )
 
     def _own_id(self, what: str) -> str:

@@ -71,6 +71,8 @@ def _told(body: Mapping[str, Any]) -> str:
         "identifier": as_text(body.get("id")).removeprefix("urn:uuid:"),
         "under what right": body.get("right"),
         "repeats the run": body.get("replay_of"),
+        "called by job": section(body, "parent").get("job"),
+        "functions that it called": len(entries(body, "calls")) or None,
         "told by a recovery, since": section(body, "recovered").get("reason"),
         "licence of this folder": body.get("license"),
     }

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from libsafe_nb.compat import session
 from libsafe_nb.compat.outbox import ENDED
@@ -22,9 +22,15 @@ from libsafe_nb.door import VARIABLE
 from libsafe_nb.errors import LibsafeError, NotFound, UsageError
 from libsafe_nb.interactive import place
 from libsafe_nb.lease import AWAKE_EVERY
+from libsafe_nb.patience import BUDGET
 from libsafe_nb.payloads import Payload
 from libsafe_nb.plan import DEFAULT_CONTAINER, check_target, find_files
+from libsafe_nb.redact.matching import SecretSet
+from libsafe_nb.secrets import Secret
 from libsafe_nb.settings import LAB_CONTAINER, Settings
+
+if TYPE_CHECKING:
+    from libsafe_nb.client import Client
 
 LAST_WORDS = 2.0
 """Seconds for each call at the kernel's end: Jupyter kills a kernel that takes five."""
@@ -107,6 +113,24 @@ def _of_the_run() -> dict[str, Any]:
 def current_job() -> str | None:
     """The id of the job that this session asked for last; None before it asked for any."""
     return _asked[-1].id if _asked else None
+
+
+def for_call(container: str | None) -> tuple[Client, str, SecretSet]:
+    """
+    Who asks for a call from this session, as the job that it asked for last if it did; in which container; and the keys.
+
+    Raises
+    ------
+    UsageError
+        A platform is configured and no container is named.
+    SettingsError, PlatformError, LocalPlatformError
+        As `libsafe_nb.run`.
+    """
+    with contextlib.closing(connect()) as connection:
+        mine = _asked[-1] if _asked and _asked[-1].settings.url == connection.settings.url else None
+        where = _container(connection, container or (mine.container if mine else None))
+        secrets = SecretSet(Secret(name, value) for name, value in connection.secrets().items())
+        return connection.within(BUDGET, job=mine.id if mine else None).client, where, secrets
 
 
 def _container(connection: Connection, given: str | None) -> str:

@@ -10,6 +10,11 @@ that has ended stays ended. How a call ends is read off the job's end, in the tr
 (the worker, a recovery, a user who cancels) need not know of calls. A run that was not executed says so in the job's
 result, and that alone is tried again; a function that failed has its answer.
 
+A call may make calls of its own and wait for them; it then holds its process, and must not hold up what it waits for.
+So of the calls that run only these count against a limit when one of some depth is to start: those that wait for none of
+their own, and those of that depth or deeper. Whoever waits then waits for something deeper, and the deepest can always
+start. At each depth no more run than the limit says, so there are at most (limit x depths) processes in all.
+
 Times are seconds since 1970, and given: nothing here looks at a clock.
 """
 
@@ -17,7 +22,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +35,8 @@ STATUSES = (WAITING, RUNNING, *ENDED)
 LONGEST_BACKOFF = 3600.0
 PAUSED = "queue_paused"
 """The fact that says that the whole queue is paused."""
+SLOTS = "queue_slots"
+"""The fact that says how many calls run at once, those left out that wait for calls of their own."""
 
 ERRORED = "errored"
 JOB_ENDS = {"COMPLETED": "completed", "CANCELLED": "cancelled"}
@@ -45,6 +53,8 @@ class Order:
         As the payload tells it: `id`, `type`, `regex`.
     ancestors
         The functions whose jobs led to it, each once, the oldest first.
+    parent_job, parent_run
+        Whose function asked for it.
     """
 
     function: int
@@ -61,6 +71,7 @@ class Order:
     depth: int = 0
     cause_job: int | None = None
     parent_job: int | None = None
+    parent_run: str | None = None
 
 
 def make(db: Database, order: Order) -> int:
@@ -81,6 +92,8 @@ def make(db: Database, order: Order) -> int:
         ancestors=order.ancestors,
         depth=order.depth,
         cause_job=order.cause_job,
+        parent_job=order.parent_job,
+        parent_run=order.parent_run,
         date_create=now(),
     )
     _link(db, call, order.file_ids)
@@ -167,36 +180,77 @@ def _leased(db: Database, row: sqlite3.Row, owner: str, lease: float, at: float)
 
 
 def _next(db: Database, at: float) -> sqlite3.Row | None:
-    """Of all functions that may run another one: the call of the highest priority, then the oldest."""
+    """
+    Of all functions that may run another one: the call of the highest priority, then one that another call asked for,
+    then the oldest.
+    """
     if db.fact(PAUSED):
         return None
-    running: dict[int, int] = {}
-    busy: dict[int, int] = {}
-    for row in db.all("SELECT function_id, container_id FROM call WHERE status = ?", (RUNNING,)):
-        running[row["function_id"]] = running.get(row["function_id"], 0) + 1
-        busy[row["container_id"]] = busy.get(row["container_id"], 0) + 1
+    running = db.all(
+        "SELECT function_id, container_id, depth, EXISTS (SELECT 1 FROM call o WHERE o.parent_job = c.job_id"
+        " AND o.status IN ('queued', 'running')) AS waits FROM call c WHERE status = ?",
+        (RUNNING,),
+    )
+    slots = int(db.fact(SLOTS) or 0)
     best: sqlite3.Row | None = None
     for function in db.all(
         "SELECT * FROM function f WHERE enabled AND NOT paused"
         " AND EXISTS (SELECT 1 FROM call WHERE status = ? AND function_id = f.id)",
         (WAITING,),
     ):
-        if function["concurrency"] is not None and running.get(function["id"], 0) >= function["concurrency"]:
-            continue
-        full = [each for each, count in busy.items() if count >= function["container_concurrency"]]
-        marks = ", ".join("?" * len(full))
-        found = db.one(
-            "SELECT * FROM call WHERE status = ? AND function_id = ? AND not_before <= ?"  # noqa: S608 - marks only
-            f" AND container_id NOT IN ({marks}) ORDER BY priority DESC, id LIMIT 1",
-            (WAITING, function["id"], at, *full),
-        )
-        if found is not None and (best is None or _rank(found) < _rank(best)):
-            best = found
+        for depth in _depths(db, function["id"]):
+            counted = [each for each in running if not each["waits"] or each["depth"] >= depth]
+            if slots and len(counted) >= slots:
+                continue
+            found = _first(db, function, depth, counted, at)
+            if found is not None and (best is None or _rank(found) < _rank(best)):
+                best = found
     return best
 
 
-def _rank(row: sqlite3.Row) -> tuple[int, int]:
-    return -row["priority"], row["id"]
+def _depths(db: Database, function: int) -> Iterator[int]:
+    """At which depths calls of a function wait; each is found by the index, however many calls there are."""
+    depth = -1
+    while True:
+        depth = db.one(
+            "SELECT min(depth) FROM call WHERE status = ? AND function_id = ? AND depth > ?",
+            (WAITING, function, depth),
+        )[0]
+        if depth is None:
+            return
+        yield depth
+
+
+def _first(
+    db: Database, function: sqlite3.Row, depth: int, counted: Sequence[sqlite3.Row], at: float
+) -> sqlite3.Row | None:
+    """The function's next call of a depth, if those that run leave room for one."""
+    same = sum(each["function_id"] == function["id"] for each in counted)
+    if function["concurrency"] is not None and same >= function["concurrency"]:
+        return None
+    busy = Counter(each["container_id"] for each in counted)
+    full = [each for each, count in busy.items() if count >= function["container_concurrency"]]
+    marks = ", ".join("?" * len(full))
+    found: sqlite3.Row | None = db.one(
+        "SELECT * FROM call WHERE status = ? AND function_id = ? AND depth = ? AND not_before <= ?"  # noqa: S608 - marks only
+        f" AND container_id NOT IN ({marks}) ORDER BY priority DESC, id LIMIT 1",
+        (WAITING, function["id"], depth, at, *full),
+    )
+    return found
+
+
+def _rank(row: sqlite3.Row) -> tuple[int, bool, int]:
+    return -row["priority"], row["parent_job"] is None, row["id"]
+
+
+def holding(db: Database) -> int:
+    """How many calls run that wait for calls of their own: each holds a process."""
+    count: int = db.one(
+        "SELECT count(*) FROM call c WHERE status = ? AND EXISTS"
+        " (SELECT 1 FROM call o WHERE o.parent_job = c.job_id AND o.status IN ('queued', 'running'))",
+        (RUNNING,),
+    )[0]
+    return count
 
 
 def work_waits(db: Database, at: float) -> bool:
@@ -252,8 +306,17 @@ def abandon_leases(db: Database) -> None:
 
 
 def job_ended(db: Database, job: int, at: float) -> None:
-    """Settle the call whose job has just ended; nothing for a job that is no call's, or no more."""
+    """
+    Settle the call whose job has just ended; nothing for a job that is no call's, or no more.
+
+    Of a job that was cancelled all that it asked for is cancelled too, and what that asked for.
+    """
     row = db.one("SELECT call_id, status, result FROM job WHERE id = ?", (job,))
+    if row["status"] == "CANCELLED":
+        for each in _open_below(db, job, row["call_id"]):
+            end_job(
+                db, each["job_id"], "CANCELLED", "cancelled", f"job {job}, which led to it, was cancelled", at
+            )
     call = find(db, row["call_id"]) if row["call_id"] is not None else None
     if call is None or call["job_id"] != job or call["status"] in ENDED:
         return
@@ -264,6 +327,17 @@ def job_ended(db: Database, job: int, at: float) -> None:
         _errored(db, call, error, at)
         return
     _end(db, call, status, error if status != "completed" else None)
+
+
+def _open_below(db: Database, job: int, call: int | None) -> list[sqlite3.Row]:
+    """Calls that wait or run and were asked for by a job, by other attempts of its call, or by what these asked for."""
+    return db.all(
+        "WITH RECURSIVE below(id) AS (SELECT id FROM call WHERE parent_job = ?"
+        " UNION SELECT c.id FROM call c JOIN job j ON j.id = c.parent_job WHERE j.call_id = ?"
+        " UNION SELECT c.id FROM below b JOIN job j ON j.call_id = b.id JOIN call c ON c.parent_job = j.id)"
+        " SELECT call.* FROM below CROSS JOIN call ON call.id = below.id WHERE call.status IN ('queued', 'running') ORDER BY call.id",
+        (job, call),
+    )
 
 
 def _sentence(result: dict[str, Any]) -> str | None:

@@ -27,8 +27,8 @@ _SELECT = "SELECT c.*, f.key FROM call c JOIN function f ON f.id = c.function_id
 
 def call_create(ask: Ask) -> dict[str, Any]:
     """
-    Queue one call: `container_id`, and perhaps `file_ids`, `paths` (a folder stands for all in it), `params`, `version`
-    and `priority`. 429 when too many wait already.
+    Queue one call: `container_id`, and perhaps `file_ids`, `paths` (a folder stands for all in it), `params`,
+    `version`, `priority` and `run` (that of the job that asks). 429 when too many wait already.
     """
     function, fields = functions.asked(ask), ask.fields()
     if not function["enabled"]:
@@ -72,18 +72,28 @@ def call_create(ask: Ask) -> dict[str, Any]:
             depth=depth,
             cause_job=ask.job,
             parent_job=ask.job,
+            parent_run=_run(fields) if ask.job is not None else None,
         ),
     )
     return by_id(ask, call)
 
 
 def _depth(ask: Ask) -> int:
-    row = None if ask.job is None else ask.db.one("SELECT call_id FROM job WHERE id = ?", (ask.job,))
+    row = None if ask.job is None else ask.db.one("SELECT call_id, status FROM job WHERE id = ?", (ask.job,))
+    if row is not None and row["status"] == "CANCELLED":
+        raise Problem(
+            409, f"job {ask.job} was cancelled, and so would be what it calls; this one is not started"
+        )
     call = queue.find(ask.db, row["call_id"]) if row is not None and row["call_id"] is not None else None
     depth = 0 if call is None else call["depth"] + 1
     if depth > MAX_DEPTH:
         raise Problem(409, f"functions call each other {MAX_DEPTH} deep already; this one is not started")
     return depth
+
+
+def _run(fields: dict[str, Any]) -> str | None:
+    given = fields.get("run")
+    return None if given is None else text(given, "run", most=36)
 
 
 def _priority(value: Any) -> int:
@@ -171,9 +181,18 @@ def call_list(ask: Ask) -> Page:
 
 
 def call_get(ask: Ask) -> dict[str, Any]:
-    """With the ids of its files and its parameters, which a list leaves out."""
+    """With the ids of its files, its parameters and its version's sha256, which a list leaves out."""
     row = find(ask)
-    return {**shape(row), "file_ids": json.loads(row["files"])["ids"], "params": json.loads(row["params"])}
+    version = ask.db.one(
+        "SELECT sha256 FROM function_version WHERE function_id = ? AND number = ?",
+        (row["function_id"], row["ran"] if row["ran"] is not None else row["version"]),
+    )
+    return {
+        **shape(row),
+        "sha256": None if version is None else version["sha256"],
+        "file_ids": json.loads(row["files"])["ids"],
+        "params": json.loads(row["params"]),
+    }
 
 
 def call_update(ask: Ask) -> dict[str, Any]:
@@ -284,6 +303,7 @@ def shape(row: sqlite3.Row) -> dict[str, Any]:
         "priority": row["priority"],
         "not_before": row["not_before"],
         "cause_job_id": None if row["cause_job"] is None else str(row["cause_job"]),
+        "parent_job_id": None if row["parent_job"] is None else str(row["parent_job"]),
         "error": row["error"],
         "date_create": row["date_create"],
         "date_end": row["date_end"],

@@ -81,11 +81,14 @@ CREATE TABLE call (  -- one execution that is to be, is, or was
   ancestors TEXT NOT NULL DEFAULT '[]',
   depth INTEGER NOT NULL DEFAULT 0,
   cause_job INTEGER,
+  parent_job INTEGER,        -- whose function asked for it, by `libsafe_nb.call`
+  parent_run TEXT,           -- of that job, where it said so
   error TEXT,
   date_create TEXT NOT NULL,
   date_end TEXT
 );
-CREATE INDEX call_queue ON call (status, function_id, priority DESC, id);
+CREATE INDEX call_queue ON call (status, function_id, depth, priority DESC, id);
+CREATE INDEX call_parent ON call (parent_job) WHERE parent_job IS NOT NULL;
 CREATE INDEX call_trigger ON call (trigger_id, status);
 ALTER TABLE job ADD COLUMN call_id INTEGER;
 CREATE INDEX job_call ON job (call_id) WHERE call_id IS NOT NULL;

@@ -55,6 +55,7 @@ def _order(ask: Ask, row: sqlite3.Row) -> dict[str, Any]:
     return {
         **by_id(ask, row["id"]),
         "timeout": function["timeout"],
+        "parent": _parent(ask, row),
         "published": {
             "id": str(function["id"]),
             "key": function["key"],
@@ -75,6 +76,14 @@ def _order(ask: Ask, row: sqlite3.Row) -> dict[str, Any]:
             "function_params": json.loads(row["params"]),
         },
     }
+
+
+def _parent(ask: Ask, row: sqlite3.Row) -> dict[str, Any] | None:
+    """Whose function asked for it: job, run (where it said so) and the function's key."""
+    if row["parent_job"] is None:
+        return None
+    job = ask.db.one("SELECT function_key FROM job WHERE id = ?", (row["parent_job"],))
+    return {"job": str(row["parent_job"]), "run": row["parent_run"], "function": job["function_key"]}
 
 
 def call_renew(ask: Ask) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class Workers:
     trouble
         Where it is told, as `queue` and `workers`, that calls cannot be made or run.
     most
-        How many run at once; by default one for each processor that we may use.
+        How many run at once; by default one for each processor that we may use. Those come on top whose calls wait for
+        calls of their own (`queue`): at most as many again for each depth of calls.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Workers:
             shutil.rmtree(self._root / "work", ignore_errors=True)
             with self._db.transaction():
                 queue.abandon_leases(self._db)
+                self._db.set_fact(queue.SLOTS, str(self._most))
             self._begun = True
         made, failed = 0, None
         for step in (self._reap, self._gather, self._fire, self._hire):
@@ -104,13 +106,13 @@ class Workers:
         return schedule.fire_due(self._db, at)
 
     def _hire(self, at: float) -> int:
-        if (
-            len(self._alive) < self._most
-            and time.monotonic() >= self._not_before
-            and queue.work_waits(self._db, at)
-        ):
+        if self._room() and time.monotonic() >= self._not_before and queue.work_waits(self._db, at):
             self._start()
         return 0
+
+    def _room(self) -> bool:
+        """Whether another worker may be started. One whose call waits for calls of its own is none of the `most`."""
+        return len(self._alive) < self._most or len(self._alive) < self._most + queue.holding(self._db)
 
     def _start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}

@@ -53,6 +53,7 @@ def build(
     sections = [
         ("Timeline", "Timeline", timeline(body, places)),
         ("Files", "Files", summary.files(body) if "inputs" in body or "files" in body else ""),
+        ("Calls", "Functions that it called", summary.calls(body)),
         ("Messages", "Messages to the job", summary.said(messages, body)),
         ("Parameters", "Parameters", summary.parameters(body, node) if "payload" in body else ""),
         ("Notebook", "Notebook as it was executed", tag("div", shown, class_="notebook")),

@@ -152,7 +152,37 @@ def about(body: Body) -> str:
             ("SHA-256 of its code", code(function.get("code_sha256"))),
             ("Run", code(body.get("id"))),
             ("Again, of", code(body.get("replay_of"))),
+            ("Called by", text(_caller(body.get("parent") or {}))),
         ]
+    )
+
+
+def _caller(parent: Mapping[str, Any]) -> str:
+    told = (("function", "function"), ("job", "job"), ("run", "run"))
+    return " · ".join(f"{word} {parent[name]}" for name, word in told if parent.get(name))
+
+
+def calls(body: Body) -> str:
+    """The functions that this one called: jobs with evidence of their own."""
+    made = body.get("calls") or ()
+    heads = ["Function", "Version", "Parameters", "Files", "Status", "Job", "Evidence"]
+    return bounded_table(heads, (_call(each) for each in made), len(made)) if made else ""
+
+
+def _call(call: Mapping[str, Any]) -> tuple[str, ...]:
+    params = json.dumps(call.get("params") or {}, ensure_ascii=False, sort_keys=True)
+    error = call.get("error") or {}
+    why = clip(f"{error.get('type')}: {error.get('message')}", 500) if error else ""
+    status = f"{call.get('status')}{' (as recorded)' if call.get('stubbed') else ''}"
+    return (
+        code(call.get("function")) or dash(),
+        (text(call.get("version") or "") or dash())
+        + (" " + short(call["sha256"]) if call.get("sha256") else ""),
+        tag("code", text(clip(params, 2000))),
+        text(call.get("files") or 0),
+        text(status) + (tag("div", text(why), class_="detail") if why else ""),
+        text(call.get("job") or "") or dash(),
+        code(call.get("evidence")) or dash(),
     )
 
 

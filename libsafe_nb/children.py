@@ -1,0 +1,349 @@
+"""
+Calls that a function makes of other functions, on the runner's side: asked for, looked after, and noted.
+
+    {"kind": "child", "key": …, "function": …, …}    before the platform is asked
+    {"kind": "child", "key": …, "call": …, …}        what it answered; again, when what is known of the call changes
+
+All lines of one key are one call (`record.calls`). The key is the idempotency key too, made of the run's id and the
+call's number, so a repetition within this run makes no second call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from libsafe_nb import errors, record
+from libsafe_nb.compat.writing import refuse
+from libsafe_nb.errors import (
+    Conflict,
+    ExecutionError,
+    Forbidden,
+    LibsafeError,
+    PlatformError,
+    Unauthorized,
+    Unreachable,
+)
+from libsafe_nb.functions import Functions
+
+if TYPE_CHECKING:
+    from libsafe_nb.client import Client
+    from libsafe_nb.models import Replay
+    from libsafe_nb.redact.matching import SecretSet
+
+ENDED = ("completed", "failed", "cancelled", "dead")
+EVIDENCE = "evidence: "
+"""How the job's message begins that says where its evidence is."""
+
+Shape = dict[str, Any]
+
+
+# What the platform is asked -------------------------------------------------------------------------------------------
+
+
+def ask(
+    client: Client,
+    function: str,
+    *,
+    container: str,
+    files: Sequence[str] = (),
+    params: Mapping[str, Any] | None = None,
+    version: int | None = None,
+    priority: int = 0,
+    run: str | None = None,
+    key: str | None = None,
+) -> Shape:
+    """
+    Queue a call, as the child of the client's job if it has one; what is known of it.
+
+    Raises
+    ------
+    PlatformError
+        The platform's sentence: no such function (`NotFound`), one that is disabled, too deep (`Conflict`), or a platform
+        that knows no functions to call.
+    """
+    functions = Functions(client)
+    try:
+        made = functions.call(
+            function,
+            container=container,
+            files=files,
+            params=params,
+            version=version,
+            priority=priority,
+            run=run,
+            idempotency_key=key,
+        )
+    except (Unreachable, Unauthorized, Forbidden, Conflict):
+        raise
+    except PlatformError as exc:
+        if _has_functions(functions):
+            raise
+        raise PlatformError(
+            f"{client.url}: {function} cannot be called, for this platform offers no way to call a function; "
+            "the local platform does (libsafe-nb local serve)"
+        ) from exc
+    return {
+        "call": made["id"],
+        "job": made["job_id"],
+        "version": made["version"],
+        "status": made["status"],
+    }
+
+
+def refuse_keys(secrets: SecretSet, function: str, params: Mapping[str, Any] | None) -> None:
+    """
+    The platform keeps parameters, plainly.
+
+    Raises
+    ------
+    SecretFound
+        A key stands in them.
+    """
+    text = json.dumps(params or {}, ensure_ascii=False, default=str)
+    refuse(((span.secret, span.form) for span in secrets.find(text)), f"the parameters for {function}")
+
+
+def _has_functions(functions: Functions) -> bool:
+    try:
+        return isinstance(functions.queue(), dict)
+    except Unreachable:
+        return True
+    except PlatformError:
+        return False
+
+
+def look(client: Client, call: str) -> Shape:
+    """What became of a call: `status`, `job`, `version` and, once it has ended, `run`, `evidence`, `error` and `scraps`."""
+    found = Functions(client).get_call(call)
+    told: Shape = {
+        "status": found["status"],
+        "job": found["job_id"],
+        "version": found["version"],
+        "sha256": found["sha256"],
+    }
+    if found["status"] not in ENDED:
+        return told
+    job = client.job(found["job_id"])
+    result = job["result"]
+    result = result if isinstance(result, dict) else {}
+    error = result.get("error")
+    if error is None and found["error"]:
+        error = {"type": "Queue", "message": found["error"], "cell_id": None}
+    return {
+        **told,
+        "run": result.get("run"),
+        "started": _moment(job["date_start"]),
+        "ended": _moment(job["date_end"]),
+        "evidence": result.get("evidence") or _evidence(client, found["job_id"]),
+        "error": error,
+        "scraps": result.get("scraps") or {},
+    }
+
+
+def _moment(text: str | None) -> str | None:
+    """A time of the platform's, which are UTC, as a record writes it."""
+    return None if not text else record.timestamp(datetime.fromisoformat(text).replace(tzinfo=UTC))
+
+
+def _evidence(client: Client, job: str) -> str | None:
+    """Of a job that was ended before its run had: the run says it in a message, when it has come so far."""
+    texts = (str(each["message"]) for each in client.messages(job))
+    return next((text.removeprefix(EVIDENCE) for text in texts if text.startswith(EVIDENCE)), None)
+
+
+def cancel(client: Client, call: str) -> Shape:
+    """Cancel a call and all that it asked for; one that has ended stays as it is."""
+    with contextlib.suppress(Conflict):
+        Functions(client).cancel(call)
+    return look(client, call)
+
+
+# Within a run ---------------------------------------------------------------------------------------------------------
+
+
+class Children:
+    """
+    The calls of one run. Thread-safe.
+
+    Parameters
+    ----------
+    client
+        With the run's job, whose children they become.
+    container
+        Where a call works that names no other.
+    tell
+        Where events go.
+
+    Attributes
+    ----------
+    known
+        The words that the door knows.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[], Client],
+        *,
+        run: str,
+        container: str,
+        secrets: SecretSet,
+        replay: Replay | None,
+        tell: Callable[[Shape], None],
+    ) -> None:
+        self._client, self._run, self._container = client, run, container
+        self._secrets, self._tell = secrets, tell
+        self._recorded = _Recorded(replay.calls) if replay is not None and replay.stub else None
+        self._lock = threading.Lock()
+        self._made = 0
+        self._last: dict[str, tuple[str, Shape]] = {}
+        self.known: dict[str, Callable[..., Any]] = {
+            "call": self._call,
+            "call_get": self._get,
+            "call_cancel": self._cancel,
+        }
+
+    def _call(
+        self,
+        *,
+        function: str,
+        container: str | None = None,
+        files: Sequence[str] = (),
+        params: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        priority: int = 0,
+    ) -> Shape:
+        where = container or self._container
+        refuse_keys(self._secrets, function, params)
+        with self._lock:
+            self._made += 1
+            key = f"{self._run}/call-{self._made}"
+        event: Shape = {
+            "kind": "child",
+            "key": key,
+            "function": function,
+            "version": version,
+            "container": where,
+            "files": len(files),
+            "params": dict(params or {}),
+            "status": "asked",
+        }
+        if self._recorded is not None:
+            return self._answered(event)
+        self._tell(event)
+        try:
+            made = ask(
+                self._client(),
+                function,
+                container=where,
+                files=files,
+                params=params,
+                version=version,
+                priority=priority,
+                run=self._run,
+                key=key,
+            )
+        except LibsafeError as exc:
+            # Where nobody answered it may have been made all the same.
+            status = "asked" if isinstance(exc, Unreachable) else "refused"
+            error = {"type": type(exc).__name__, "message": str(exc), "cell_id": None}
+            self._tell({"kind": "child", "key": key, "status": status, "error": error})
+            raise
+        self._note(key, made)
+        return {**made, "container": where}
+
+    def _get(self, *, call: str) -> Shape:
+        return self._recorded.get(call) if self._recorded is not None else self._seen(call, look)
+
+    def _cancel(self, *, call: str) -> Shape:
+        return self._recorded.get(call) if self._recorded is not None else self._seen(call, cancel)
+
+    def _seen(self, call: str, what: Callable[[Client, str], Shape]) -> Shape:
+        found = what(self._client(), call)
+        with self._lock:
+            key, before = self._last.get(call, ("", {}))
+        if key and before != _kept(found):
+            self._note(key, {"call": call, **found})
+        return found
+
+    def _note(self, key: str, found: Shape) -> None:
+        with self._lock:
+            self._last[found["call"]] = (key, _kept(found))
+        self._tell({"kind": "child", "key": key, "call": found["call"], **_kept(found)})
+
+    def settle(self) -> None:
+        """At the run's end: see what has become of those of which no end is known."""
+        with self._lock:
+            left = [call for call, (_, seen) in self._last.items() if seen["status"] not in ENDED]
+        with contextlib.suppress(PlatformError):
+            for call in left:
+                self._get(call=call)
+
+    def _answered(self, event: Shape) -> Shape:
+        """In a replay: as it was in the recorded run."""
+        assert self._recorded is not None
+        found = self._recorded.take(event)
+        self._tell({**event, **{name: found.get(name) for name in _FACTS}, "stubbed": True})
+        if found.get("status") == "refused":
+            error = found.get("error") or {}
+            kind = getattr(errors, str(error.get("type")), PlatformError)
+            raise kind(str(error.get("message")))
+        return {name: found.get(name) for name in ("call", "job", "version", "container", "status")}
+
+
+_FACTS = ("call", "job", "version", "sha256", "status", "run", "started", "ended", "evidence", "error")
+
+
+def _kept(found: Shape) -> Shape:
+    """What the record says of a call; its scraps are in its own evidence."""
+    return {name: found[name] for name in _FACTS if name in found and name != "call"}
+
+
+class _Recorded:
+    """The calls of the run that is replayed, each answered once; in order, but for threads that took other turns."""
+
+    def __init__(self, calls: Sequence[Mapping[str, Any]]) -> None:
+        self._left = [dict(each) for each in calls]
+        self._by_call = {str(each["call"]): each for each in self._left if each.get("call")}
+        self._lock = threading.Lock()
+
+    def take(self, event: Shape) -> Shape:
+        """
+        Raises
+        ------
+        ExecutionError
+            The recorded run made no further call of that function.
+        """
+        alike = ("function", "container", "files", "params")
+        with self._lock:
+            same = [each for each in self._left if each.get("function") == event["function"]]
+            if not same:
+                raise ExecutionError(
+                    f"a replay starts nothing, and the recorded run made no further call of {event['function']}"
+                )
+            found = next(
+                (each for each in same if all(each.get(name) == event[name] for name in alike)), same[0]
+            )
+            self._left.remove(found)
+            return found
+
+    def get(self, call: str) -> Shape:
+        """
+        Raises
+        ------
+        ExecutionError
+            The recorded run ended before the call did, or the call's evidence could not be read.
+        """
+        found = self._by_call.get(call)
+        if found is None or found.get("status") not in ENDED:
+            status = found.get("status") if found else "not told of"
+            raise ExecutionError(
+                f"call {call}: in the recorded run it was {status} to the end, so a replay knows no result of it"
+            )
+        if found.get("scraps") is None:
+            raise ExecutionError(f"call {call}: {found.get('unread') or 'its evidence was not read'}")
+        return {name: found.get(name) for name in (*_FACTS, "scraps") if name != "call"}

@@ -1,0 +1,405 @@
+"""Functions that call functions: on the real platform, with real workers, kernels and evidence."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+
+import jsonschema
+import pytest
+from conftest import REQUEST, TELL, write_function
+from engine_runs import wait_for
+from test_record_schema import SCHEMA
+from test_run import command_environment
+
+import libsafe_nb
+from libsafe_nb import children, endpoints, errors, local, publishing, recover, replay
+from libsafe_nb.client import Client
+from libsafe_nb.connection import connect
+from libsafe_nb.functions import Functions
+from libsafe_nb.report import build as report
+
+ENDED = ("completed", "failed", "cancelled", "dead")
+GLUE = """
+from IPython.display import display
+def glue(name, data):
+    display({"application/scrapbook.scrap.json+json": {"name": name, "data": data, "encoder": "json", "version": 1}}, raw=True)
+"""
+COUNT = f"""{REQUEST}{GLUE}
+glue("files", sorted(file.fullpath for file in request.Files))
+glue("x", json_sample["function_params"].get("x"))
+"""
+PARENT = f"""{REQUEST}{GLUE}
+import libsafe_nb
+from concurrent.futures import ThreadPoolExecutor
+params = json_sample["function_params"]
+ways = {{"files": request.Files, "ids": [file.id for file in request.Files], "folder": "/in"}}
+
+def count(way):
+    return libsafe_nb.call(params["count"], files=ways[way], params={{"x": way}}).result(120).raise_for_failure()
+
+with ThreadPoolExecutor(3) as pool:
+    done = dict(zip(ways, pool.map(count, ways)))
+glue("done", {{way: [each.scraps["files"], each.scraps["x"]] for way, each in done.items()}})
+failed = libsafe_nb.call(params["fail"]).result()
+glue("failed", [failed.status, failed.error["type"]])
+said = {{}}
+for key in ("absent-function", params["disabled"]):
+    try:
+        libsafe_nb.call(key)
+    except libsafe_nb.errors.LibsafeError as exc:
+        said[key] = [type(exc).__name__, str(exc)]
+glue("said", said)
+left = libsafe_nb.call(params["paused"])
+glue("left", left.status)
+try:
+    left.result(timeout=0.1)
+except TimeoutError as exc:
+    glue("late", str(exc))
+"""
+
+
+def publish_to(settings, folder, *cells, key=None, **options):
+    # Letters only: what looks random is taken for a secret by `verify`, also as the value of the payload's `key`.
+    key = key or "f-" + uuid.uuid4().hex[:8].translate(str.maketrans("0123456789", "ghijklmnop"))
+    path = write_function(folder / f"{key}.ipynb", *cells, **options)
+    return publishing.publish(path, settings=settings)["key"]
+
+
+def end_of(functions, call, seconds=120):
+    return wait_for(
+        lambda: (found := functions.get_call(call))["status"] in ENDED and found, seconds, "the call's end"
+    )
+
+
+def read(connection, evidence, name="record.json"):
+    container, _, path = evidence.removeprefix("libsafe://").partition("/")
+    return connection.storage.get(container, path + name)
+
+
+def client_of(connection, job):
+    return Client(connection.settings.url, connection.settings.key_user, job=job)
+
+
+def record_of(connection, job):
+    return json.loads(read(connection, connection.client.job(job)["result"]["evidence"]))
+
+
+@pytest.fixture(scope="module")
+def family(platform, connection, tmp_path_factory):
+    """A parent that has called, its result, its record, and what it called by which name."""
+    folder, settings, functions = (
+        tmp_path_factory.mktemp("family"),
+        platform.settings,
+        Functions(connection.client),
+    )
+    container = connection.client.create_container("family")["id"]
+    for name in ("in/a.txt", "in/b.txt"):
+        connection.storage.put(container, name, b"hello")
+    keys = {
+        "count": publish_to(settings, folder, COUNT),
+        "fail": publish_to(settings, folder, "raise ValueError('no')"),
+        "disabled": publish_to(settings, folder, "print(1)"),
+        "paused": publish_to(settings, folder, "print(1)"),
+    }
+    functions.update(keys["disabled"], enabled=False)
+    functions.update(keys["paused"], paused=True)
+    parent = publish_to(settings, folder, PARENT)
+    wait_for(lambda: connection.client.file_by_path(container, "/in/b.txt"), 20)
+    call = functions.call(parent, container=container, files=["/in"], params=keys)
+    found = end_of(functions, call["id"])
+    job = connection.client.job(found["job_id"])
+    assert found["status"] == "completed", job
+    yield keys, parent, job, record_of(connection, job["id"])
+    for each in functions.calls(function=keys["paused"], status="queued"):
+        functions.cancel(each["id"])
+
+
+def test_a_parent_gets_what_its_children_glued_whichever_way_it_names_their_files(family):
+    paths = ["/in/a.txt", "/in/b.txt"]
+
+    assert family[2]["result"]["scraps"]["done"] == {way: [paths, way] for way in ("files", "ids", "folder")}
+
+
+def test_a_child_that_fails_is_the_parents_to_judge(family):
+    assert family[2]["result"]["scraps"]["failed"] == ["failed", "ValueError"]
+
+
+def test_what_cannot_be_called_is_told_in_the_platforms_words(family):
+    keys, _, job, _ = family
+    said = job["result"]["scraps"]["said"]
+
+    assert said["absent-function"][0] == "NotFound"
+    assert "there is no function 'absent-function'" in said["absent-function"][1]
+    assert said[keys["disabled"]][0] == "Conflict"
+    assert f"function {keys['disabled']} is disabled" in said[keys["disabled"]][1]
+
+
+def test_a_child_that_has_not_ended_goes_on_without_its_parent(family, functions):
+    keys, _, job, body = family
+    scraps, left = job["result"]["scraps"], body["calls"][-1]
+
+    assert scraps["left"] == left["status"] == "queued"
+    assert (
+        f"{keys['paused']}, job {left['job']}: expected its end within 0.1 s, found it queued"
+        == scraps["late"]
+    )
+    assert functions.get_call(left["call"])["status"] == "queued"
+
+
+def test_both_records_name_the_other(family, functions, connection):
+    _, parent, job, body = family
+    called = body["calls"]
+
+    assert body["parent"] is None
+    assert [each["status"] for each in called] == [
+        *["completed"] * 3,
+        "failed",
+        "refused",
+        "refused",
+        "queued",
+    ]
+    assert sorted(each["params"]["x"] for each in called[:3]) == ["files", "folder", "ids"]
+    for each in called[:4]:
+        child = json.loads(read(connection, each["evidence"]))
+        assert child["id"] == f"urn:uuid:{each['run']}"
+        assert child["function"]["published"] == {"version": each["version"], "sha256": each["sha256"]}
+        assert child["parent"] == {"job": job["id"], "run": job["result"]["run"], "function": parent}
+        assert child["ended"] <= each["ended"]
+    assert {each["files"] for each in called[:3]} == {1, 2}
+    assert called[4]["error"]["type"] == "NotFound"
+
+
+def test_both_fit_the_schema_and_are_verified(family, connection, platform):
+    *_, job, body = family
+    for evidence in (job["result"]["evidence"], body["calls"][0]["evidence"]):
+        jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(read(connection, evidence)))
+        found = libsafe_nb.verify(evidence, settings=platform.settings)
+        assert found.exit_code == 0, found.checks
+
+
+def test_the_report_tells_who_called_whom(family, connection):
+    *_, job, body = family
+    page = read(connection, job["result"]["evidence"], "report.html").decode()
+    childs = read(connection, body["calls"][0]["evidence"], "report.html").decode()
+
+    assert "Functions that it called" in page
+    assert body["calls"][0]["evidence"] in page
+    assert "NotFound" in page
+    assert "Called by" in childs
+    assert job["result"]["run"] in childs
+    assert "Functions that it called" not in childs
+    assert report({"calls": [{}], "parent": {}}, None, [], None)
+
+
+def test_a_replay_of_a_parent_starts_nothing(family, functions, connection, platform):
+    *_, job, body = family
+    before = len(list(functions.calls(container_id=job["container_id"])))
+    found = replay.replay(job["result"]["evidence"], settings=platform.settings)
+    again = record_of(connection, found.run.job)
+
+    assert found.run.status == "failed"
+    assert "in the recorded run it was queued to the end" in found.run.error["message"]
+    assert len(list(functions.calls(container_id=job["container_id"]))) == before
+    assert all(each["stubbed"] for each in again["calls"])
+    facts = ("function", "call", "job", "run", "evidence", "status", "sha256")
+    assert sorted(str([each[name] for name in facts]) for each in again["calls"]) == sorted(
+        str([each[name] for name in facts]) for each in body["calls"]
+    )
+    for name in ("done", "failed", "said"):
+        assert found.run.scraps[name] == job["result"]["scraps"][name]
+
+
+def test_a_handler_calls_and_its_replay_is_the_same(
+    functions, publish, container, connection, platform, tmp_path
+):
+    child = publish(f"{GLUE}\nglue('answer', 42)")
+    path = tmp_path / "caller.py"
+    path.write_text(
+        "import libsafe_nb\n\ndef handler(context, event):\n"
+        f"    done = libsafe_nb.call({child!r}).result()\n    print(done.status, done.scraps['answer'])\n"
+    )
+    done = libsafe_nb.run(None, path, container=container, settings=platform.settings).raise_for_failure()
+    body = json.loads(read(connection, done.evidence))
+
+    assert [each["function"] for each in body["calls"]] == [child]
+    parent = json.loads(read(connection, body["calls"][0]["evidence"]))["parent"]
+    assert parent["run"] == done.run
+    assert b"completed 42" in read(connection, done.evidence, "executed.ipynb")
+    assert replay.replay(done.evidence, settings=platform.settings).verdict == "same"
+
+
+def test_a_call_out_of_no_run_has_the_sessions_job_for_its_parent(
+    publish, container, functions, connection, platform, monkeypatch
+):
+    key = publish(TELL)
+    functions.update(key, paused=True)
+    # The session of this test alone.
+    monkeypatch.setattr("libsafe_nb.interactive.payload._asked", [])
+    for name, value in command_environment(platform).items():
+        if name.startswith("LIBSAFE_"):
+            monkeypatch.setenv(name, value)
+    alone = libsafe_nb.call(key, container=container)
+    payload = libsafe_nb.payload(container=container)
+    from_session = libsafe_nb.call(key, params={"x": 1})
+
+    assert alone.status == "queued"
+    assert functions.get_call(alone.id)["parent_job_id"] is None
+    found = functions.get_call(from_session.id)
+    assert (found["parent_job_id"], found["container_id"], found["params"]["x"]) == (
+        payload["function_data"]["job"]["id"],
+        container,
+        1,
+    )
+    with pytest.raises(errors.SecretFound, match="the parameters for"):
+        libsafe_nb.call(key, params={"k": payload["api"]["key_user"]})
+    for each in (alone, from_session):
+        each.cancel()
+    done = from_session.result(10)
+    assert done.status == "cancelled"
+    with pytest.raises(errors.RunCancelled, match="the call was cancelled"):
+        done.raise_for_failure()
+    with pytest.raises(errors.NotFound, match="there is no function 'absent'"):
+        libsafe_nb.call("absent")
+    connection.client.update_job(payload["function_data"]["job"]["id"], status="COMPLETED")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"files": "a.txt"}, "files: expected ids, paths with a leading slash"),
+        ({"files": ["1", b"2"]}, "files: expected ids"),
+        ({"params": ["x"]}, "params: expected names and values, got list"),
+        ({"params": {"x": {1}}}, "params: expected what JSON can hold"),
+    ],
+)
+def test_bad_usage_asks_nobody(more, said):
+    with pytest.raises(errors.UsageError, match=said):
+        libsafe_nb.call("f", **more)
+
+
+def test_a_key_is_no_parameter(run, notebook, publish, connection):
+    key = publish("print(1)")
+    done = run(
+        notebook(
+            f"import libsafe_nb\nlibsafe_nb.call({key!r}, params={{'k': json_sample['api']['key_user']}})"
+        )
+    )
+
+    assert (done.status, done.error["type"]) == ("failed", "SecretFound")
+    assert json.loads(read(connection, done.evidence))["calls"] == []
+
+
+SELF = """
+import libsafe_nb
+left = int(json_sample["function_params"].get("left", 0))
+key = json_sample["function_data"]["function"]["key"]
+if left:
+    libsafe_nb.call(key, params={"left": left - 1}).result().raise_for_failure()
+"""
+
+
+def test_a_chain_ends_on_one_processor_with_one_at_a_time(tmp_path):
+    """Nobody holds the place that what it waits for needs."""
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(mine)})
+    try:
+        with local.serve(tmp_path / "one") as place:
+            os.sched_setaffinity(0, mine)
+            functions = Functions(connect(settings=place.settings).client)
+            key = publish_to(place.settings, tmp_path, SELF)
+            functions.update(key, concurrency=1, container_concurrency=1)
+            call = functions.call(key, container="1", params={"left": 2})
+            assert end_of(functions, call["id"])["status"] == "completed"
+            assert [each["status"] for each in functions.calls(function=key)] == ["completed"] * 3
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+def test_cancelling_a_call_reaches_what_its_child_called(functions, publish, container, connection):
+    last = publish("import time\nfor _ in range(600): time.sleep(0.1)")
+    middle = publish(f"import libsafe_nb\nlibsafe_nb.call({last!r}).result()")
+    first = publish(f"import libsafe_nb\nlibsafe_nb.call({middle!r}).result()")
+    top = functions.call(first, container=container)
+    wait_for(lambda: list(functions.calls(function=last, status="running")), 90)
+    below = [next(functions.calls(function=each)) for each in (middle, last)]
+    wait_for(lambda: connection.client.job(below[1]["job_id"])["status"] == "RUNNING", 60)
+    functions.cancel(top["id"])
+
+    assert [functions.get_call(each["id"])["status"] for each in (top, *below)] == ["cancelled"] * 3
+    for each in below:
+        wait_for(
+            lambda job=each["job_id"]: [
+                said for said in connection.client.messages(job) if said["message"].startswith("evidence: ")
+            ],
+            60,
+            "the evidence of what was cancelled",
+        )
+
+
+def test_a_cancelled_job_starts_nothing_any_more(functions, publish, container, connection):
+    key = publish("print(1)")
+    job = connection.client.create_job(container)["id"]
+    connection.client.update_job(job, status="CANCELLED")
+    with (
+        client_of(connection, job) as client,
+        pytest.raises(errors.Conflict, match=f"job {job} was cancelled"),
+    ):
+        Functions(client).call(key, container=container)
+
+
+def test_calls_go_sixteen_deep_and_a_childs_writes_know_all_that_led_to_them(
+    functions, publish, container, connection
+):
+    """By rows: seventeen kernels would show no more."""
+    key = publish("print(1)")
+    functions.update(key, paused=True)
+    job, made = None, []
+    for _ in range(17):
+        with client_of(connection, job) as client:
+            made.append(Functions(client).call(key, container=container))
+        job = made[-1]["job_id"]
+    deep = pytest.raises(errors.Conflict, match="functions call each other 16 deep already")
+    with client_of(connection, job) as client, deep:
+        Functions(client).call(key, container=container)
+    functions.cancel(made[0]["id"])
+
+    assert {functions.get_call(each["id"])["status"] for each in made} == {"cancelled"}
+
+
+def test_a_runner_killed_after_its_call_leaves_a_record_with_it(
+    functions, publish, notebook, container, connection, platform, tmp_path
+):
+    key = publish("print(1)")
+    functions.update(key, paused=True)
+    path = notebook(f"import libsafe_nb, time\nlibsafe_nb.call({key!r}, params={{'x': 1}})\ntime.sleep(600)")
+    home = tmp_path / "state"
+    environ = {**command_environment(platform), "LIBSAFE_NB_HOME": str(home)}
+    command = [sys.executable, "-m", "libsafe_nb", "run", str(path), "--container", container]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        (call,) = wait_for(lambda: list(functions.calls(function=key)), 60)
+        wait_for(lambda: f'"call": "{call["id"]}"' in next(home.glob("runs/*/events.jsonl")).read_text(), 10)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    (found,) = recover.recover(settings=dataclasses.replace(platform.settings, home=home), lost=False)
+    body = json.loads(read(connection, found.evidence))
+    functions.cancel(call["id"])
+
+    assert body["recovered"]["reason"] == "its runner ended while it ran"
+    (told,) = body["calls"]
+    assert (told["call"], told["job"], told["function"]) == (call["id"], call["job_id"], key)
+    assert (told["params"], told["status"], told["evidence"]) == ({"x": 1}, "queued", None)
+
+
+def test_a_platform_without_functions_says_so_in_one_sentence(connection, monkeypatch):
+    for name in ("call_create", "queue_get"):
+        known = endpoints.ENDPOINTS[name]
+        other = endpoints.Endpoint(known.method, f"/nothing{known.path}", known.verified, known.does)
+        monkeypatch.setitem(endpoints.ENDPOINTS, name, other)
+    with pytest.raises(errors.PlatformError, match="this platform offers no way to call a function"):
+        children.ask(connection.client, "f", container="1")
