@@ -16,10 +16,12 @@ from test_record_schema import SCHEMA
 from test_run import command_environment
 
 import libsafe_nb
-from libsafe_nb import children, endpoints, errors, local, publishing, recover, replay
+from libsafe_nb import children, endpoints, errors, local, publishing, record, recover, replay
 from libsafe_nb.client import Client
 from libsafe_nb.connection import connect
 from libsafe_nb.functions import Functions
+from libsafe_nb.models import Replay
+from libsafe_nb.redact.matching import SecretSet
 from libsafe_nb.report import build as report
 
 ENDED = ("completed", "failed", "cancelled", "dead")
@@ -403,3 +405,84 @@ def test_a_platform_without_functions_says_so_in_one_sentence(connection, monkey
         monkeypatch.setitem(endpoints.ENDPOINTS, name, other)
     with pytest.raises(errors.PlatformError, match="this platform offers no way to call a function"):
         children.ask(connection.client, "f", container="1")
+
+
+def test_a_childs_write_starts_none_that_led_to_it(functions, publish, container, connection):
+    parent, child, other = (publish("print(1)") for _ in range(3))
+    for each in (parent, child, other):
+        functions.update(each, paused=True)
+    called = functions.call(parent, container=container)
+    with client_of(connection, called["job_id"]) as client:
+        below = Functions(client).call(child, container=container)
+    for each in (parent, child, other):
+        functions.add_trigger(each, "file_created", container_id=container, batch_seconds=0)
+    connection.storage.put(container, "out.txt", b"x", metadata={"libsafe-job": below["job_id"]})
+    (caused,) = wait_for(lambda: list(functions.calls(function=other)), 20)
+    texts = [each["message"] for each in connection.client.messages(below["job_id"])]
+    with client_of(connection, caused["job_id"]) as client:
+        again = Functions(client).call(child, container=container)
+
+    assert [len(list(functions.calls(function=each))) for each in (parent, child)] == [1, 2]
+    assert any(f"a loop was stopped: this job's write would start {parent} again" in each for each in texts)
+    for each in (again, caused, called):
+        functions.cancel(each["id"])
+
+
+# Without a platform ---------------------------------------------------------------------------------------------------
+
+
+def asking(client=None, calls=None):
+    """The runner's side of a run's calls, and what it tells."""
+    told = []
+    repeated = None if calls is None else Replay({}, calls=calls)
+    made = children.Children(
+        client, run="r", container="1", secrets=SecretSet([]), replay=repeated, tell=told.append
+    )
+    return made.known, told
+
+
+def test_a_call_is_written_down_before_the_platform_is_asked():
+    def away():
+        assert told
+        raise errors.Unreachable("nobody answers")
+
+    known, told = asking(away)
+    with pytest.raises(errors.Unreachable):
+        known["call"](function="f", params={"x": 1}, files=["/a"])
+    (call,) = record.calls(told)
+
+    assert told[0]["key"] == "r/call-1"
+    assert (call["function"], call["params"], call["files"], call["status"]) == ("f", {"x": 1}, 1, "asked")
+    assert (call["call"], call["error"]["type"]) == (None, "Unreachable")
+    assert record.calls(told[:1])[0]["status"] == "asked"
+
+
+def recorded(number, status="completed", **more):
+    about = {"function": "f", "container": "1", "files": 0, "params": {"x": number}, "scraps": {"n": number}}
+    return {"call": str(number), "job": str(number), "status": status, **about, **more}
+
+
+def test_a_replay_answers_each_recorded_call_once_also_where_threads_took_other_turns():
+    known, told = asking(calls=[recorded(1), recorded(2), recorded(3)])
+    made = [known["call"](function="f", params={"x": number})["call"] for number in (2, 1, 9)]
+
+    assert made == ["2", "1", "3"]
+    assert [known["call_get"](call=each)["scraps"]["n"] for each in made] == [2, 1, 3]
+    assert all(each["stubbed"] for each in record.calls(told))
+    with pytest.raises(errors.ExecutionError, match="the recorded run made no further call of f"):
+        known["call"](function="f")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"status": "running"}, "in the recorded run it was running to the end"),
+        ({"scraps": None, "unread": "its evidence X cannot be read (gone)"}, "its evidence X cannot be read"),
+    ],
+)
+def test_a_replay_makes_up_no_result(more, said):
+    known, _ = asking(calls=[recorded(1, **more)])
+    made = known["call"](function="f", params={"x": 1})
+
+    with pytest.raises(errors.ExecutionError, match=said):
+        known["call_get"](call=made["call"])

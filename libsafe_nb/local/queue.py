@@ -187,7 +187,7 @@ def _next(db: Database, at: float) -> sqlite3.Row | None:
     if db.fact(PAUSED):
         return None
     running = db.all(
-        "SELECT function_id, container_id, depth, EXISTS (SELECT 1 FROM call o WHERE o.parent_job = c.job_id"
+        "SELECT function_id, container_id, depth, lease_owner, EXISTS (SELECT 1 FROM call o WHERE o.parent_job = c.job_id"
         " AND o.status IN ('queued', 'running')) AS waits FROM call c WHERE status = ?",
         (RUNNING,),
     )
@@ -200,7 +200,8 @@ def _next(db: Database, at: float) -> sqlite3.Row | None:
     ):
         for depth in _depths(db, function["id"]):
             counted = [each for each in running if not each["waits"] or each["depth"] >= depth]
-            if slots and len(counted) >= slots:
+            # One that no worker holds, as its evidence waits to be stored, takes no worker's place.
+            if slots and sum(each["lease_owner"] is not None for each in counted) >= slots:
                 continue
             found = _first(db, function, depth, counted, at)
             if found is not None and (best is None or _rank(found) < _rank(best)):

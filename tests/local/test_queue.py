@@ -598,3 +598,13 @@ def test_what_a_job_without_a_call_asked_for_is_cancelled_with_it(db, function):
     queue.job_ended(db, job, 0.0)
 
     assert status(db, called) == "cancelled"
+
+
+def test_a_run_whose_evidence_waits_takes_no_workers_place(db, function):
+    db.set_fact(queue.SLOTS, "1")
+    made = function()
+    first, second = queue.make(db, order(made)), queue.make(db, order(made))
+    assert claims(db) == [first]
+    queue.let_go(db, queue.find(db, first), 30.0)
+
+    assert claims(db) == [second]
