@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import symtable
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from libsafe_nb import handlers, notebook
 from libsafe_nb.errors import NotebookError
 from libsafe_nb.handlers import Function
 from libsafe_nb.notebook import PAYLOAD_NAMES, FunctionNotebook, Parameter
+
+T = TypeVar("T")
 
 SHIM, RETURN, CALL = "nuclio-shim", "nuclio-return", "nuclio-call"
 """Tags of the cells that stand for what a notebook has not: a context and an event, a return, and a call of the handler."""
@@ -39,9 +43,30 @@ json_sample = {
 }"""
 
 
+def _guarded(convert: Callable[[bytes, str], T]) -> Callable[[bytes, str], T]:
+    """
+    Refuses what the parser takes and a walk through its tree does not: a sum of a thousand terms is nested so deep. Warnings
+    of the author's escapes in strings are for whoever runs the code.
+    """
+
+    @functools.wraps(convert)
+    def checked(source: bytes, name: str) -> T:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return convert(source, name)
+        except (RecursionError, MemoryError) as exc:
+            raise NotebookError(
+                f"{name}: holds an expression that is nested too deep to be converted", notebook=name
+            ) from exc
+
+    return checked
+
+
 # A handler as a notebook ----------------------------------------------------------------------------------------
 
 
+@_guarded
 def to_notebook(source: bytes, name: str) -> Any:
     """
     The notebook (format 4) that does what a handler does.
@@ -155,6 +180,10 @@ def _body(lines: list[str], tree: ast.Module, function: Function) -> tuple[list[
     while after > function.lineno and lines[after - 1].lstrip().startswith(("#", "\n")):
         after -= 1
     if isinstance(function, ast.AsyncFunctionDef) or function.decorator_list:
+        return None
+    given = function.args
+    if len([*given.posonlyargs, *given.args]) != 2 or given.kwonlyargs or given.vararg or given.kwarg:
+        # Names that only a call binds.
         return None
     if handlers.begins(tree):
         return None
@@ -305,6 +334,7 @@ def _request(context, event):
 """
 
 
+@_guarded
 def to_handler(source: bytes, name: str) -> str:
     """
     A `.py` with `def handler(context, event)` that does what a notebook does, with the vendor's `libnova` alone.
@@ -384,8 +414,8 @@ def to_handler(source: bytes, name: str) -> str:
 
 def _tree(text: str, place: str) -> ast.Module:
     try:
-        return ast.parse(text)
-    except (SyntaxError, ValueError) as exc:
+        return handlers.tree(text)
+    except handlers.UNPARSED as exc:
         raise NotebookError(
             f"{place}: expected plain Python, as a handler has no magics, got something else ({exc})"
         ) from exc

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from libsafe_nb import atomic, check, notebook, percent
+from libsafe_nb import atomic, check, handlers, notebook, percent
 from libsafe_nb.description import described
 from libsafe_nb.errors import NotebookError, UsageError
 from libsafe_nb.notebook import FunctionNotebook
@@ -192,8 +192,8 @@ def imports(sources: Iterable[str]) -> set[str]:
             continue
         lines = [line if not line.lstrip().startswith(("%", "!")) else "pass" for line in source.split("\n")]
         try:
-            tree = ast.parse("\n".join(lines))
-        except (SyntaxError, ValueError):
+            tree = handlers.tree("\n".join(lines))
+        except handlers.UNPARSED:
             continue
         for each in ast.walk(tree):
             if isinstance(each, ast.Import):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -27,22 +28,32 @@ MARK = "libsafe_nb"
 _CALLED = '__import__("libsafe_nb.compat.called", fromlist=["called"])'
 _SPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
+UNPARSED = (SyntaxError, ValueError, RecursionError, MemoryError)
+"""What `ast.parse` raises for text that is no Python; the last two for expressions that are nested too deep."""
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def is_handler(source: bytes) -> bool:
     """Whether Python text defines a `handler` that can be called with a context and an event."""
     try:
-        return find(ast.parse(source)) is not None
-    except (SyntaxError, ValueError, RecursionError):
+        return find(tree(source)) is not None
+    except UNPARSED:
         return False
 
 
-def find(tree: ast.Module) -> Function | None:
+def tree(source: str | bytes) -> ast.Module:
+    """Python as a syntax tree, or one of `UNPARSED`; the author's escapes in strings are no warnings of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(source)
+
+
+def find(module: ast.Module) -> Function | None:
     """The handler: the last top-level one counts, as it does when the file is imported."""
     found = [
         each
-        for each in tree.body
+        for each in module.body
         if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) and each.name == NAME
     ]
     if not found:
@@ -66,7 +77,7 @@ def does_nothing_alone(source: bytes) -> bool:
     )
     return all(
         isinstance(each, allowed) or (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
-        for each in ast.parse(source).body
+        for each in tree(source).body
     )
 
 
@@ -87,8 +98,8 @@ def as_notebook(source: bytes, name: str) -> Any:
     import nbformat.v4
 
     text = decoded(source, name)
-    tree = parsed(text, name)
-    function = find(tree)
+    module = parsed(text, name)
+    function = find(module)
     if function is None:
         raise NotebookError(
             f"{name}: expected def handler(context, event), found no such function", notebook=name
@@ -100,23 +111,23 @@ def as_notebook(source: bytes, name: str) -> Any:
             id="module",
         ),
         nbformat.v4.new_code_cell(text, id=NAME, metadata={"tags": [NAME]}),
-        nbformat.v4.new_code_cell(call(tree, function, _CALLED), id="call"),
+        nbformat.v4.new_code_cell(call(module, function, _CALLED), id="call"),
     ]
     metadata = {"kernelspec": dict(_SPEC), MARK: {"kind": NAME}}
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
-def call(tree: ast.Module, function: Function, called: str) -> str:
+def call(module: ast.Module, function: Function, called: str) -> str:
     """The line that calls the handler of a file; `called` stands for the module `compat/called.py`."""
-    more = ", init_context" if begins(tree) else ""
+    more = ", init_context" if begins(module) else ""
     if isinstance(function, ast.AsyncFunctionDef):
         return f"await {called}.call_async({NAME}, json_sample{more})"
     return f"{called}.call({NAME}, json_sample{more})"
 
 
-def begins(tree: ast.Module) -> bool:
+def begins(module: ast.Module) -> bool:
     """Whether the file has an `init_context`, however it came by the name."""
-    for each in tree.body:
+    for each in module.body:
         names = [each.name] if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) else []
         if isinstance(each, (ast.Assign, ast.AnnAssign)):
             targets = each.targets if isinstance(each, ast.Assign) else [each.target]
@@ -145,9 +156,10 @@ def decoded(source: bytes, name: str) -> str:
 
 def parsed(text: str, name: str) -> ast.Module:
     try:
-        return ast.parse(text)
-    except (SyntaxError, ValueError) as exc:
-        raise NotebookError(f"{name}: expected Python, got something else ({exc})", notebook=name) from exc
+        return tree(text)
+    except UNPARSED as exc:
+        what = str(exc) or "nested too deep"
+        raise NotebookError(f"{name}: expected Python, got something else ({what})", notebook=name) from exc
 
 
 def module_name(name: str) -> str:

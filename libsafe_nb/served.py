@@ -23,10 +23,6 @@ from libsafe_nb.payloads import Payload
 from libsafe_nb.settings import Settings
 
 
-class Paused(PlatformError):
-    """No call of the function is started until it is resumed."""
-
-
 @dataclass(frozen=True)
 class Order:
     """
@@ -58,7 +54,7 @@ class Source(Protocol):
         Raises
         ------
         LibsafeError
-            Nothing is to be run: `NotFound`, `Conflict` (disabled), `Paused`, another `PlatformError`, `UsageError`.
+            Nothing is to be run: `NotFound`, `Conflict` (disabled), another `PlatformError` (paused, away), `UsageError`.
         """
 
 
@@ -110,7 +106,7 @@ class FromPlatform:
             if not about["enabled"]:
                 raise Conflict(f"function {self.key} is disabled")
             if about["paused"]:
-                raise Paused(f"function {self.key} is paused")
+                raise PlatformError(f"function {self.key} is paused")
             data = self._bytes(functions, about)
         here = connection.chosen(payload)
         if here.url != home.url:

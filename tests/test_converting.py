@@ -167,8 +167,9 @@ def test_what_is_not_used_of_context_and_event_is_not_there():
             "def handler(context, event):\n    with open('/dev/null') as file:\n        return 'read'\n",
             "read",
         ),
+        ("def handler(context, event, more='default', *, only='!'):\n    return more + only\n", "default!"),
     ],
-    ids=["return", "names", "async", "init", "text", "line", "with"],
+    ids=["return", "names", "async", "init", "text", "line", "with", "more"],
 )
 def test_a_body_that_cells_cannot_hold_stays_a_function(source, answer, tmp_path, run, as_nuclio):
     node = to_notebook(source.encode(), "f.py")
@@ -180,6 +181,30 @@ def test_a_body_that_cells_cannot_hold_stays_a_function(source, answer, tmp_path
     assert done.status == "completed", done.error
     assert done.scraps["response"]["body"] == answer
     assert as_nuclio(tmp_path / "back.py", {})[:2] == ([answer], ["COMPLETED"])
+
+
+HANDLER = "def handler(context, event):\n    return 1\n"
+
+
+@pytest.mark.parametrize(
+    "deep", ["-" * 50_000 + "1", "+".join(["1"] * 20_000), "+".join(["1"] * 700), "a" + ".b" * 20_000]
+)
+def test_an_expression_that_is_nested_too_deep_is_refused_in_one_sentence(deep):
+    notebook = nbformat.writes(nbformat.v4.new_notebook(cells=[new_code_cell(f"x = {deep}")])).encode()
+    for convert, source in ((to_notebook, f"x = {deep}\n{HANDLER}".encode()), (to_handler, notebook)):
+        try:
+            convert(source, "deep")
+        except errors.NotebookError as refused:
+            assert "nested too deep" in str(refused) or "expected" in str(refused)
+            assert len(str(refused)) < 300
+    assert handlers.is_handler(f"x = {deep}\n{HANDLER}".encode()) in (True, False)
+
+
+def test_the_authors_escapes_are_no_warnings_of_ours():
+    source = "import re\nPATTERN = '\\d'\n" + HANDLER
+    node = to_notebook(source.encode(), "f.py")
+
+    assert "PATTERN = '\\d'" in to_handler(nbformat.writes(node).encode(), "f.ipynb")
 
 
 CELLS = [

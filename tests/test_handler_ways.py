@@ -32,8 +32,11 @@ def handler(tmp_path_factory):
 def published(platform, connection, handler):
     """The function's key; disabled afterwards, as others look on the queue as well."""
     publishing.publish(handler, key=KEY, settings=platform.settings)
+    functions = Functions(connection.client)
+    # Tests of several modules may take turns, and then this is done more than once.
+    functions.update(KEY, enabled=True)
     yield KEY
-    Functions(connection.client).update(KEY, enabled=False)
+    functions.update(KEY, enabled=False)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import socket
 import uuid
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -127,6 +129,17 @@ def test_a_body_over_the_limit(served, rest, container, paused, nothing_started,
     sent = (data[start : start + MIB] for start in range(0, len(data), MIB)) if chunked else data
 
     assert send(served, rest, paused, sent).status_code == 413
+
+
+def test_a_length_that_is_none(served, rest, paused, nothing_started):
+    place = urlsplit(served.url)
+    for length in ("-1", "1, 2", "9" * 19, "9" * 5000, "\xb2"):
+        with socket.create_connection((place.hostname, place.port), timeout=60) as caller:
+            key = rest.session.headers["Authorization"]
+            head = f"POST /api/function/{paused}/call HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n"
+            caller.sendall(f"{head}Content-Length: {length}\r\n\r\n{{}}".encode("latin-1"))
+            answer = caller.recv(65536)
+        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 413")), (length, answer)
 
 
 def test_what_is_not_there_or_may_not_be_called(served, rest, other, container, paused, nothing_started):
