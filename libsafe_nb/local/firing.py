@@ -144,24 +144,30 @@ def _warn(db: Database, job: int | None, trigger: sqlite3.Row) -> None:
 def gather(db: Database, at: float, seconds: float = math.inf) -> int:
     """
     Make calls of the events that wait: of each trigger and container, when enough have come or the first has waited long
-    enough. Answers how many calls were made; each is one transaction with the events that it takes.
+    enough. Answers how many calls were made; they are one transaction with the events that they take.
 
     Events of different causes are not mixed: one call's functions would count as the ancestors of all its files. What has
     been due for longest comes first. When `seconds` are over no further call is begun; what is due stays so.
     """
+    if _due(db, at) is None:
+        return 0
     made = 0
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        batch = db.one(
-            "SELECT b.*, t.batch_files, t.batch_seconds FROM batch b JOIN function_trigger t ON t.id = b.trigger_id"
-            " WHERE b.due <= ? ORDER BY b.due LIMIT 1",
-            (at,),
-        )
-        if batch is None:
-            break
-        with db.transaction():
+    with db.transaction():
+        while (batch := _due(db, at)) is not None:
             made += _call(db, batch, at)
+            if time.monotonic() >= deadline:
+                break
     return made
+
+
+def _due(db: Database, at: float) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = db.one(
+        "SELECT b.*, t.batch_files, t.batch_seconds FROM batch b JOIN function_trigger t ON t.id = b.trigger_id"
+        " WHERE b.due <= ? ORDER BY b.due LIMIT 1",
+        (at,),
+    )
+    return row
 
 
 def _call(db: Database, batch: sqlite3.Row, at: float) -> int:
