@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import time
@@ -10,12 +11,15 @@ from typing import Any
 from libsafe_nb.local import files, firing, functions, pruning, queue
 from libsafe_nb.local.accounts import reachable
 from libsafe_nb.local.ask import Ask, Page, Problem, number, page, text
+from libsafe_nb.local.paths import key_problem
 from libsafe_nb.local.triggers import ON_DEMAND
 
 MAX_FILES = 100_000
 """Of one call on demand."""
 MAX_PATHS = 8_000_000
 """Characters of their paths together: each may need six bytes in the payload, which may have 64 MiB."""
+MAX_LOOKS = 100
+"""Paths that the store is asked for before a call is made."""
 MAX_DEPTH = 16
 """How deep functions may call each other."""
 RETRY_AFTER = 5
@@ -77,6 +81,20 @@ def call_create(ask: Ask) -> dict[str, Any]:
         ),
     )
     return by_id(ask, call)
+
+
+async def prepare(ask: Ask) -> None:
+    """Files that were stored a moment ago and are chosen by their paths: the store is asked for those without a row."""
+    fields = ask.fields()
+    paths, container = fields.get("paths"), fields.get("container_id")
+    if not isinstance(paths, list) or not str(container).isdecimal() or not ask.may(int(str(container))):
+        return
+    for each in paths[:MAX_LOOKS]:
+        path = each.strip("/") if isinstance(each, str) else ""
+        if path and not key_problem(path) and files.find(ask.db, int(str(container)), path) is None:
+            # While the S3 server restarts, what the rows say is the best there is.
+            with contextlib.suppress(Exception):
+                await ask.platform.indexer.look(int(str(container)), path)
 
 
 def _depth(ask: Ask) -> int:
