@@ -35,6 +35,9 @@ FILE_TYPES = (
 OURS = "provenance/"
 """What lies there is the evidence of runs, and starts nothing."""
 
+LONGEST_BATCH = 3600.0
+"""Seconds for which events may be gathered."""
+
 File = Mapping[str, Any] | sqlite3.Row
 
 log = logging.getLogger(__name__)
@@ -162,12 +165,10 @@ def gather(db: Database, at: float, seconds: float = math.inf) -> int:
 
 
 def _due(db: Database, at: float) -> sqlite3.Row | None:
-    row: sqlite3.Row | None = db.one(
-        "SELECT b.*, t.batch_files, t.batch_seconds FROM batch b JOIN function_trigger t ON t.id = b.trigger_id"
-        " WHERE b.due <= ? ORDER BY b.due LIMIT 1",
-        (at,),
-    )
-    return row
+    """What has been due for longest; also what is so far ahead that the clock must have been set back meanwhile."""
+    select = "SELECT b.*, t.batch_files, t.batch_seconds FROM batch b JOIN function_trigger t ON t.id = b.trigger_id"
+    row: sqlite3.Row | None = db.one(f"{select} WHERE b.due <= ? ORDER BY b.due LIMIT 1", (at,))
+    return row or db.one(f"{select} WHERE b.due > ? ORDER BY b.due LIMIT 1", (at + LONGEST_BATCH + 60,))
 
 
 def _call(db: Database, batch: sqlite3.Row, at: float) -> int:

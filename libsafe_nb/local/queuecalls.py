@@ -6,6 +6,7 @@ import contextlib
 import json
 import sqlite3
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from libsafe_nb.local import files, firing, functions, pruning, queue
@@ -116,43 +117,63 @@ def _files(ask: Ask, container: int, fields: dict[str, Any]) -> dict[int, str]:
     """The chosen files' paths by id, in the given order."""
     found: dict[int, str] = {}
     size = 0
-    for name in ("file_ids", "paths"):
-        given = fields.get(name) or []
-        if not isinstance(given, list):
-            raise Problem(400, f"{name}: expected a list")
-        for each in given:
-            for row in _chosen(ask, container, name, each):
-                size += len(row["path"]) if row["id"] not in found else 0
-                found[row["id"]] = "/" + row["path"]
-                if len(found) > MAX_FILES:
-                    raise Problem(413, f"a call takes {MAX_FILES} files at most; make several")
-                if size > MAX_PATHS:
-                    raise Problem(
-                        413, f"the paths of a call have {MAX_PATHS} characters at most; make several"
-                    )
+    for row in _chosen(ask, container, fields):
+        size += len(row["path"]) if row["id"] not in found else 0
+        found[row["id"]] = "/" + row["path"]
+        if len(found) > MAX_FILES:
+            raise Problem(413, f"a call takes {MAX_FILES} files at most; make several")
+        if size > MAX_PATHS:
+            raise Problem(413, f"the paths of a call have {MAX_PATHS} characters at most; make several")
     return found
 
 
-def _chosen(ask: Ask, container: int, name: str, value: Any) -> list[sqlite3.Row]:
-    if name == "file_ids":
-        row = ask.file(number(value, name=name))
+def _chosen(ask: Ask, container: int, fields: dict[str, Any]) -> Iterator[sqlite3.Row]:
+    for row in [*_by_ids(ask, container, _list(fields, "file_ids")), *_by_paths(ask, container, fields)]:
+        if row["type"] == "FOLDER":
+            yield from _below(ask, container, row["path"])
+        else:
+            yield row
+
+
+def _list(fields: dict[str, Any], name: str) -> list[Any]:
+    given = fields.get(name) or []
+    if not isinstance(given, list):
+        raise Problem(400, f"{name}: expected a list")
+    return given
+
+
+def _by_ids(ask: Ask, container: int, given: list[Any]) -> Iterator[sqlite3.Row]:
+    """In one question: they may be 100,000."""
+    ids = [number(each, name="file_ids") for each in given]
+    rows = ask.db.all(
+        "SELECT id, container_id, path, type FROM file WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(ids),),
+    )
+    known = {row["id"]: row for row in rows}
+    for each in ids:
+        row = known.get(each) or ask.file(each)
         if row["container_id"] != container:
-            raise Problem(400, f"{name}: file {row['id']} is not in container {container}")
-    else:
-        path = text(value, name).strip("/")
+            # One of a container that is not the user's is refused in other words.
+            raise Problem(400, f"file_ids: file {ask.file(each)['id']} is not in container {container}")
+        yield row
+
+
+def _by_paths(ask: Ask, container: int, fields: dict[str, Any]) -> Iterator[sqlite3.Row]:
+    for each in _list(fields, "paths"):
+        path = text(each, "paths").strip("/")
         if not path:
-            return _below(ask, container, "")
-        found = files.find(ask.db, container, path)
-        if found is None or found["deleted"]:
+            yield from _below(ask, container, "")
+            continue
+        row = files.find(ask.db, container, path)
+        if row is None or row["deleted"]:
             raise Problem(404, f"container {container} has no file or folder {path}")
-        row = found
-    return _below(ask, container, row["path"]) if row["type"] == "FOLDER" else [row]
+        yield row
 
 
 def _below(ask: Ask, container: int, path: str) -> list[sqlite3.Row]:
     low, high = files.below(path) if path else ("", "\U0010ffff")
     return ask.db.all(
-        "SELECT id, path FROM file WHERE container_id = ? AND path >= ? AND path < ? AND type = 'FILE'"
+        "SELECT id, path, type FROM file WHERE container_id = ? AND path >= ? AND path < ? AND type = 'FILE'"
         " AND NOT deleted AND path NOT LIKE 'provenance/%' ORDER BY path LIMIT ?",
         (container, low, high, MAX_FILES + 1),
     )
