@@ -43,6 +43,8 @@ END;
 
 DROP INDEX call_queue;
 CREATE INDEX call_queue ON call (status, function_id, priority DESC, id, not_before, container_id);
+CREATE INDEX call_later ON call (function_id, not_before) WHERE status = 'queued';
+CREATE INDEX call_place ON call (function_id, container_id) WHERE status = 'queued';
 CREATE INDEX call_status ON call (status, id);
 CREATE INDEX call_function ON call (function_id, id);
 CREATE INDEX call_ended ON call (date_end, id) WHERE status IN ('completed', 'failed', 'cancelled');

@@ -35,6 +35,9 @@ FILE_TYPES = (
 OURS = "provenance/"
 """What lies there is the evidence of runs, and starts nothing."""
 
+LONGEST_BATCH = 3600.0
+"""Seconds for which events may be gathered."""
+
 File = Mapping[str, Any] | sqlite3.Row
 
 log = logging.getLogger(__name__)
@@ -144,24 +147,28 @@ def _warn(db: Database, job: int | None, trigger: sqlite3.Row) -> None:
 def gather(db: Database, at: float, seconds: float = math.inf) -> int:
     """
     Make calls of the events that wait: of each trigger and container, when enough have come or the first has waited long
-    enough. Answers how many calls were made; each is one transaction with the events that it takes.
+    enough. Answers how many calls were made; they are one transaction with the events that they take.
 
     Events of different causes are not mixed: one call's functions would count as the ancestors of all its files. What has
     been due for longest comes first. When `seconds` are over no further call is begun; what is due stays so.
     """
+    if _due(db, at) is None:
+        return 0
     made = 0
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        batch = db.one(
-            "SELECT b.*, t.batch_files, t.batch_seconds FROM batch b JOIN function_trigger t ON t.id = b.trigger_id"
-            " WHERE b.due <= ? ORDER BY b.due LIMIT 1",
-            (at,),
-        )
-        if batch is None:
-            break
-        with db.transaction():
+    with db.transaction():
+        while (batch := _due(db, at)) is not None:
             made += _call(db, batch, at)
+            if time.monotonic() >= deadline:
+                break
     return made
+
+
+def _due(db: Database, at: float) -> sqlite3.Row | None:
+    """What has been due for longest; also what is so far ahead that the clock must have been set back meanwhile."""
+    select = "SELECT b.*, t.batch_files, t.batch_seconds FROM batch b JOIN function_trigger t ON t.id = b.trigger_id"
+    row: sqlite3.Row | None = db.one(f"{select} WHERE b.due <= ? ORDER BY b.due LIMIT 1", (at,))
+    return row or db.one(f"{select} WHERE b.due > ? ORDER BY b.due LIMIT 1", (at + LONGEST_BATCH + 60,))
 
 
 def _call(db: Database, batch: sqlite3.Row, at: float) -> int:

@@ -18,7 +18,7 @@ KEEP_DAYS, KEEP_CALLS = 30, 100_000
 DAYS_FACT, CALLS_FACT = "keep_days", "keep_calls"
 YOUNG = 3600.0
 """Seconds for which a call is kept in any case: who waits for its end still asks for it."""
-AT_ONCE = 200
+AT_ONCE = 100
 _ENDED = "status IN ('completed', 'failed', 'cancelled')"
 
 

@@ -122,8 +122,9 @@ def _job(db: Database, function: int, container: int, user: int, parent: int | N
 def _link(db: Database, call: int, file_ids: Sequence[int]) -> None:
     job = db.one("SELECT job_id FROM call WHERE id = ?", (call,))[0]
     db.execute("UPDATE job SET call_id = ? WHERE id = ?", (call, job))
-    db.connection.executemany(
-        "INSERT OR IGNORE INTO job_file VALUES (?, ?)", [(job, file) for file in file_ids]
+    # One statement: a call may have 100,000 of them.
+    db.execute(
+        "INSERT OR IGNORE INTO job_file SELECT ?, value FROM json_each(?)", (job, json.dumps(list(file_ids)))
     )
 
 
@@ -231,13 +232,39 @@ def _first(
         return None
     busy = Counter(each["container_id"] for each in counted)
     full = [each for each, count in busy.items() if count >= function["container_concurrency"]]
+    if not _any_may(db, function["id"], full, at):
+        return None
     marks = ", ".join("?" * len(full))
     found: sqlite3.Row | None = db.one(
-        "SELECT * FROM call WHERE status = ? AND function_id = ? AND depth = ? AND not_before <= ?"  # noqa: S608 - marks only
+        "SELECT * FROM call INDEXED BY call_queue WHERE status = ? AND function_id = ? AND depth = ? AND not_before <= ?"  # noqa: S608 - marks only
         f" AND container_id NOT IN ({marks}) ORDER BY priority DESC, id LIMIT 1",
         (WAITING, function["id"], depth, at, *full),
     )
     return found
+
+
+def _any_may(db: Database, function: int, full: Sequence[int], at: float) -> bool:
+    """
+    Whether it is worth looking: not where all calls of a function are for later, or all in containers that are full.
+    Each question is answered from an index, however many calls wait.
+    """
+    due = db.one(
+        "SELECT 1 FROM call WHERE status = 'queued' AND function_id = ? AND not_before <= ? LIMIT 1",
+        (function, at),
+    )
+    container = -1
+    while due is not None and full:
+        row = db.one(
+            "SELECT container_id FROM call WHERE status = 'queued' AND function_id = ? AND container_id > ?"
+            " ORDER BY container_id LIMIT 1",
+            (function, container),
+        )
+        if row is None:
+            return False
+        container = row["container_id"]
+        if container not in full:
+            break
+    return due is not None
 
 
 def _rank(row: sqlite3.Row) -> tuple[int, bool, int]:

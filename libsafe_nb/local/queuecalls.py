@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from libsafe_nb.local import files, firing, functions, pruning, queue
 from libsafe_nb.local.accounts import reachable
 from libsafe_nb.local.ask import Ask, Page, Problem, number, page, params, text
+from libsafe_nb.local.paths import key_problem
 from libsafe_nb.local.triggers import ON_DEMAND
 
 MAX_FILES = 100_000
 """Of one call on demand."""
 MAX_PATHS = 8_000_000
 """Characters of their paths together: each may need six bytes in the payload, which may have 64 MiB."""
+MAX_LOOKS = 100
+"""Paths that the store is asked for before a call is made."""
 MAX_DEPTH = 16
 """How deep functions may call each other."""
 RETRY_AFTER = 5
@@ -78,6 +83,20 @@ def call_create(ask: Ask) -> dict[str, Any]:
     return by_id(ask, call)
 
 
+async def prepare(ask: Ask) -> None:
+    """Files that were stored a moment ago and are chosen by their paths: the store is asked for those without a row."""
+    fields = ask.fields()
+    paths, container = fields.get("paths"), fields.get("container_id")
+    if not isinstance(paths, list) or not str(container).isdecimal() or not ask.may(int(str(container))):
+        return
+    for each in paths[:MAX_LOOKS]:
+        path = each.strip("/") if isinstance(each, str) else ""
+        if path and not key_problem(path) and files.find(ask.db, int(str(container)), path) is None:
+            # While the S3 server restarts, what the rows say is the best there is.
+            with contextlib.suppress(Exception):
+                await ask.platform.indexer.look(int(str(container)), path)
+
+
 def _depth(ask: Ask) -> int:
     row = None if ask.job is None else ask.db.one("SELECT call_id, status FROM job WHERE id = ?", (ask.job,))
     if row is not None and row["status"] == "CANCELLED":
@@ -106,43 +125,63 @@ def _files(ask: Ask, container: int, fields: dict[str, Any]) -> dict[int, str]:
     """The chosen files' paths by id, in the given order."""
     found: dict[int, str] = {}
     size = 0
-    for name in ("file_ids", "paths"):
-        given = fields.get(name) or []
-        if not isinstance(given, list):
-            raise Problem(400, f"{name}: expected a list")
-        for each in given:
-            for row in _chosen(ask, container, name, each):
-                size += len(row["path"]) if row["id"] not in found else 0
-                found[row["id"]] = "/" + row["path"]
-                if len(found) > MAX_FILES:
-                    raise Problem(413, f"a call takes {MAX_FILES} files at most; make several")
-                if size > MAX_PATHS:
-                    raise Problem(
-                        413, f"the paths of a call have {MAX_PATHS} characters at most; make several"
-                    )
+    for row in _chosen(ask, container, fields):
+        size += len(row["path"]) if row["id"] not in found else 0
+        found[row["id"]] = "/" + row["path"]
+        if len(found) > MAX_FILES:
+            raise Problem(413, f"a call takes {MAX_FILES} files at most; make several")
+        if size > MAX_PATHS:
+            raise Problem(413, f"the paths of a call have {MAX_PATHS} characters at most; make several")
     return found
 
 
-def _chosen(ask: Ask, container: int, name: str, value: Any) -> list[sqlite3.Row]:
-    if name == "file_ids":
-        row = ask.file(number(value, name=name))
+def _chosen(ask: Ask, container: int, fields: dict[str, Any]) -> Iterator[sqlite3.Row]:
+    for row in [*_by_ids(ask, container, _list(fields, "file_ids")), *_by_paths(ask, container, fields)]:
+        if row["type"] == "FOLDER":
+            yield from _below(ask, container, row["path"])
+        else:
+            yield row
+
+
+def _list(fields: dict[str, Any], name: str) -> list[Any]:
+    given = fields.get(name) or []
+    if not isinstance(given, list):
+        raise Problem(400, f"{name}: expected a list")
+    return given
+
+
+def _by_ids(ask: Ask, container: int, given: list[Any]) -> Iterator[sqlite3.Row]:
+    """In one question: they may be 100,000."""
+    ids = [number(each, name="file_ids") for each in given]
+    rows = ask.db.all(
+        "SELECT id, container_id, path, type FROM file WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(ids),),
+    )
+    known = {row["id"]: row for row in rows}
+    for each in ids:
+        row = known.get(each) or ask.file(each)
         if row["container_id"] != container:
-            raise Problem(400, f"{name}: file {row['id']} is not in container {container}")
-    else:
-        path = text(value, name).strip("/")
+            # One of a container that is not the user's is refused in other words.
+            raise Problem(400, f"file_ids: file {ask.file(each)['id']} is not in container {container}")
+        yield row
+
+
+def _by_paths(ask: Ask, container: int, fields: dict[str, Any]) -> Iterator[sqlite3.Row]:
+    for each in _list(fields, "paths"):
+        path = text(each, "paths").strip("/")
         if not path:
-            return _below(ask, container, "")
-        found = files.find(ask.db, container, path)
-        if found is None or found["deleted"]:
+            yield from _below(ask, container, "")
+            continue
+        row = files.find(ask.db, container, path)
+        if row is None or row["deleted"]:
             raise Problem(404, f"container {container} has no file or folder {path}")
-        row = found
-    return _below(ask, container, row["path"]) if row["type"] == "FOLDER" else [row]
+        yield row
 
 
 def _below(ask: Ask, container: int, path: str) -> list[sqlite3.Row]:
     low, high = files.below(path) if path else ("", "\U0010ffff")
     return ask.db.all(
-        "SELECT id, path FROM file WHERE container_id = ? AND path >= ? AND path < ? AND type = 'FILE'"
+        "SELECT id, path, type FROM file WHERE container_id = ? AND path >= ? AND path < ? AND type = 'FILE'"
         " AND NOT deleted AND path NOT LIKE 'provenance/%' ORDER BY path LIMIT ?",
         (container, low, high, MAX_FILES + 1),
     )

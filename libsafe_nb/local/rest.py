@@ -28,6 +28,7 @@ from libsafe_nb.errors import LocalPlatformError
 from libsafe_nb.local import (
     accounts,
     answers,
+    describecalls,
     filecalls,
     functions,
     imports,
@@ -48,12 +49,25 @@ Call = Callable[[Ask], Any]
 
 CALLS: dict[str, Call] = {
     name: call
-    for module in (accounts, filecalls, functions, imports, jobs, queuecalls, tags, triggers, workercalls)
+    for module in (
+        accounts,
+        describecalls,
+        filecalls,
+        functions,
+        imports,
+        jobs,
+        queuecalls,
+        tags,
+        triggers,
+        workercalls,
+    )
     for name, call in vars(module).items()
     if name in ENDPOINTS
 }
 ASYNCHRONOUS = {name for name, call in CALLS.items() if inspect.iscoroutinefunction(call)}
 READS_ITS_BODY = {"file_upload", "container_import"}
+PREPARED = {"call_create": queuecalls.prepare}
+"""What is done before a call's transaction, as it waits for the store."""
 NOT_KEPT = {"file_search", "call_claim", "call_renew"}
 """Their answers are not kept for repeats: one only asks, and of a lease each repeat is a question of its own."""
 TELLS_SECRETS = {"user_create", "user_s3_create"}
@@ -144,6 +158,8 @@ class Api:
             return body
         if request.method == "GET":
             return _body(CALLS[name](ask))
+        if name in PREPARED:
+            await PREPARED[name](ask)
         with database.transaction():
             body = _body(CALLS[name](ask))
             if keep is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from libsafe_nb.local import expressions, schedule
 from libsafe_nb.local.ask import Ask, Page, Problem, number, page, params, text
 from libsafe_nb.local.database import now
-from libsafe_nb.local.firing import FILE_TYPES
+from libsafe_nb.local.firing import FILE_TYPES, LONGEST_BATCH
 from libsafe_nb.local.functions import by_key, need_operator
 from libsafe_nb.local.schedule import CLOCK_TYPES
 
@@ -71,7 +71,7 @@ def _filters(fields: dict[str, Any], kind: str) -> dict[str, Any]:
         if fields.get(name) is not None:
             found[name] = number(fields[name], name=name)
     found["batch_files"] = _bounded(fields, "batch_files", 100, 1, 10_000)
-    found["batch_seconds"] = _bounded(fields, "batch_seconds", 1, 0, 3600)
+    found["batch_seconds"] = _bounded(fields, "batch_seconds", 1, 0, LONGEST_BATCH)
     return found
 
 

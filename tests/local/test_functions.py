@@ -6,6 +6,9 @@ import uuid
 
 import pytest
 
+from libsafe_nb.local import queuecalls
+from libsafe_nb.local.ask import Problem
+
 CONTENT = b'{"cells": []}'
 
 
@@ -144,6 +147,58 @@ def test_a_call_on_demand_takes_files_folders_and_parameters(rest, s3, served, c
     assert rest.ok("GET", f"/call/{made['id']}")["status"] == "cancelled"
     rest.ok("PUT", f"/call/{whole['id']}", json={"status": "cancelled"})
     assert rest.ok("GET", f"/job/{whole['job_id']}")["status"] == "CANCELLED"
+
+
+def test_a_file_that_was_stored_a_moment_ago_is_called_with(rest, s3, served, container, paused):
+    """The rows may know nothing of it yet."""
+    for number in range(10):
+        s3.put_object(Bucket=served.settings.s3.bucket, Key=f"{container}/{number}.txt", Body=b"x")
+        made = rest.ok(
+            "POST",
+            f"/function/{paused}/call",
+            json={"container_id": container, "paths": [f"/{number}.txt"]},
+        )
+        assert made["files"] == 1
+        rest.ok("PUT", f"/call/{made['id']}", json={"status": "cancelled"})
+    for odd in ("/", "", "..", "a\0b", 7, None):
+        answer = rest.send(
+            "POST", f"/function/{paused}/call", json={"container_id": container, "paths": [odd]}
+        )
+        assert answer.status_code in (200, 400, 404), answer.text
+
+
+def test_files_of_others_and_too_long_paths_are_refused(rest, s3, served, container, paused, other):
+    bucket = served.settings.s3.bucket
+    s3.put_object(Bucket=bucket, Key=f"{container}/a.txt", Body=b"x")
+    other.s3.put_object(Bucket=bucket, Key=f"{other.container}/b.txt", Body=b"x")
+    mine, elsewhere = rest.file(container, "a.txt")["id"], rest.container()
+    theirs = other.rest.file(other.container, "b.txt")["id"]
+    call = f"/function/{paused}/call"
+    assert "is not in container" in rest.refused(
+        400, "POST", call, json={"container_id": elsewhere, "file_ids": [mine]}
+    )
+    rest.refused(403, "POST", call, json={"container_id": container, "file_ids": [mine, theirs]})
+    for wrong in ("x", None, True, -1):
+        rest.refused(400, "POST", call, json={"container_id": container, "file_ids": [wrong]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queuecalls, "MAX_PATHS", 5)
+        rows = [{"id": 1, "path": "a", "type": "FILE"}, {"id": 2, "path": "b" * 5, "type": "FILE"}]
+        patch.setattr(queuecalls, "_chosen", lambda *_: iter(rows))
+        with pytest.raises(Problem, match="paths of a call have 5 characters"):
+            queuecalls._files(None, 1, {})
+        rows[1] = rows[0]
+        assert queuecalls._files(None, 1, {}) == {1: "/a"}
+
+
+def test_what_waits_is_not_queued_again_nor_what_has_ended_cancelled_otherwise(rest, container, paused):
+    call = rest.ok("POST", f"/function/{paused}/call", json={"container_id": container})["id"]
+    assert "only one that is dead" in rest.refused(409, "POST", f"/call/{call}/requeue")
+    for _ in range(2):
+        assert rest.ok("PUT", f"/call/{call}", json={"status": "cancelled"})["status"] == "cancelled"
+    again = rest.ok("POST", f"/call/{call}/requeue")
+    assert again["status"] == "queued"
+    rest.ok("PUT", f"/job/{again['job_id']}", json={"status": "FAILED", "result": {"status": "failed"}})
+    assert "has ended as failed" in rest.refused(409, "PUT", f"/call/{call}", json={"status": "cancelled"})
 
 
 def test_unknown_disabled_and_too_many(rest, container, paused):

@@ -447,6 +447,26 @@ def test_clocks_fire_once_over_restarts_and_catch_up_once(tmp_path, db, function
     assert told == [{"id": str(made), "type": type, "regex": ""}] * 2
 
 
+def test_a_clock_that_is_set_back_by_days_stops_neither_events_nor_the_clock(db, function):
+    made = function()
+    trigger(db, made, type="file_created", batch_seconds=3600)
+    for type, given in (("minute", None), ("hour", None), ("day", None), ("cron", "0 0 1 1 *")):
+        due = schedule.after(type, given, time.time())
+        trigger(db, made, type=type, schedule=given, next_due=due)
+    fire(db, new_file(db, "a"))
+    at = time.time() - 3 * 86_400
+
+    assert schedule.fire_due(db, at) == 0
+    due = [
+        row[0] - at for row in db.all("SELECT next_due FROM function_trigger WHERE type <> 'file_created'")
+    ]
+    assert 0 < due[0] <= 60
+    assert 0 < due[1] <= 3600
+    assert 0 < due[2] <= 86_400
+    assert firing.gather(db, time.time()) == 0
+    assert firing.gather(db, at) == 1
+
+
 def test_a_clock_without_a_further_time_and_one_in_a_container_of_others_fire_nothing(db, function):
     made = function()
     never = trigger(db, made, type="cron", schedule="0 0 30 2 *", next_due=5.0)
