@@ -146,8 +146,10 @@ def _assigned(source: str) -> dict[str, Any]:
 
 def _secrets(body: Body, node: Any) -> str | None:
     """No key stands in the sources, and nothing in the outputs that has the known shape of one."""
+    own = body["function"].get("key") or ""
     for cell in node["cells"]:
-        texts = [(record.source(cell), False)]
+        # The function's key stands in the payload as the value of `key`, and in the record beside it: it is no secret.
+        texts = [(record.source(cell).replace(f'"{own}"', '""'), False)]
         texts += [(text, True) for output in cell.get("outputs", ()) for text in _texts(output)]
         for text, is_output in texts:
             # What a function prints may well be called a key; only known shapes are told there.
