@@ -16,9 +16,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from libsafe_nb import handlers, notebook
+from libsafe_nb.declared import Parameter
 from libsafe_nb.errors import NotebookError
 from libsafe_nb.handlers import Function
-from libsafe_nb.notebook import PAYLOAD_NAMES, FunctionNotebook, Parameter
+from libsafe_nb.notebook import PAYLOAD_NAMES, FunctionNotebook
 
 SHIM, RETURN, CALL = "nuclio-shim", "nuclio-return", "nuclio-call"
 """Tags of the cells that stand for what a notebook has not: a context and an event, a return, and a call of the handler."""

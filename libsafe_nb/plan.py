@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import kernels, supplied, witness
+from libsafe_nb import declared, kernels, supplied, witness
 from libsafe_nb import notebook as notebooks
 from libsafe_nb import settings as settings_
 from libsafe_nb.connection import Connection, connect
@@ -150,23 +150,12 @@ def _id(what: str, text: str) -> str:
 def _supplied(function: FunctionNotebook, bound: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Secret]]:
     """Secret parameters: each becomes a placeholder, its value one that the payload gave or that is supplied here."""
     values: dict[str, Secret] = {}
-    declared = {name for name, each in function.parameters.items() if each.secret}
-    for name in sorted(declared | {name for name, value in bound.items() if _is_placeholder(value)}):
+    for name in sorted(name for name, each in function.parameters.items() if each.secret):
         value = bound.get(name)
-        if isinstance(value, str) and value:
-            values[name] = Secret(name, value)
-        else:
-            values[name] = supplied.secret(value["$secret"] if isinstance(value, dict) else name)
+        given = isinstance(value, str) and bool(value)
+        values[name] = Secret(name, str(value)) if given else supplied.of_parameter(name)
         bound = {**bound, name: values[name].placeholder}
-    if values and function.language != "python":
-        raise ParameterError(
-            f"{function.name}: {sorted(values)[0]} is a secret, and secrets reach Python kernels only, not {function.language}"
-        )
     return bound, values
-
-
-def _is_placeholder(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"$secret"} and isinstance(value["$secret"], str)
 
 
 def _secrets(
@@ -246,17 +235,16 @@ def parse(source: bytes, name: str, *, script: bool = False) -> FunctionNotebook
 def _bind(
     function: FunctionNotebook, given: Payload | None, params: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
+    own = given.params if given else {}
+    declared.refuse_placeholders({**own, **params}, function.parameters)
     if function.is_handler:
         # Nothing says what it takes.
-        return {**(given.params if given else {}), **params}, []
+        return {**own, **params}, []
     strict = bool(function.metadata.get("strict_params"))
-    bound = notebooks.bind(function, given.params if given else {}, known_only=strict)
-    for name in params:
-        if name in function.parameters and function.parameters[name].secret:
-            raise ParameterError(
-                f"{function.name}: {name} is a secret, and is not taken from an argument; set LIBSAFE_SECRET_{name.upper()}",
-                name=name,
-            )
+    bound = notebooks.bind(function, own, known_only=strict)
+    # What the notebook's own payload holds is no value of this machine's either.
+    declared.refuse_placeholders(bound, function.parameters)
+    declared.refuse_secrets(function.name, function.parameters, params)
     unknown = [name for name in bound if name not in function.parameters]
     bound.update(
         {

@@ -12,17 +12,16 @@ import io
 import json
 import re
 import tokenize
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from libsafe_nb import check, description
+from libsafe_nb import check, declared, description
 from libsafe_nb import notebook as notebooks
 from libsafe_nb.connection import connect
 from libsafe_nb.errors import NotebookError, UsageError
 from libsafe_nb.functions import Functions
-from libsafe_nb.notebook import FunctionNotebook, Parameter
+from libsafe_nb.notebook import FunctionNotebook
 from libsafe_nb.settings import Settings
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -97,26 +96,13 @@ def parameters(function: FunctionNotebook) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "type": _word(each),
+            "type": declared.word(each),
             "default": None if each.secret else _plain(each.default),
             "secret": each.secret,
             "help": said.get(name, ""),
         }
         for name, each in function.parameters.items()
     ]
-
-
-def _word(parameter: Parameter) -> str:
-    kind = parameter.type
-    if parameter.secret:
-        return "secret"
-    if kind is typing.Any:
-        return "any"
-    return (
-        kind.__name__
-        if isinstance(kind, type) and not typing.get_args(kind)
-        else str(kind).replace("typing.", "")
-    )
 
 
 def _plain(value: Any) -> Any:
