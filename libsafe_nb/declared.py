@@ -202,17 +202,31 @@ def of_plain(told: Iterable[Mapping[str, Any]]) -> dict[str, Parameter]:
     return found
 
 
-def check_stored(function: str, parameters: Mapping[str, Parameter], given: Mapping[str, Any]) -> None:
+def check_queued(
+    function: str, told: Iterable[Mapping[str, Any]], given: Mapping[str, Any], *, handler: bool
+) -> None:
     """
-    Whether a function may be called with these values, which are stored plainly until it is.
+    Whether a published function can be called with these values, which are stored plainly until it is.
+
+    Parameters
+    ----------
+    function
+        Its key, for the sentence.
+    told
+        The version's parameters as plain data.
+    handler
+        It is a plain handler, which declares none and takes what it is given.
 
     Raises
     ------
     ParameterError
-        An undeclared name, a secret, or a value of another type.
+        An undeclared name, a value of another type, a secret, or what stands for one.
     """
+    parameters = of_plain(told)
+    refuse_placeholders(given)
     refuse_secrets(function, parameters, given)
-    bind(function, parameters, given, known_only=True)
+    if not handler:
+        bind(function, parameters, given, known_only=True)
 
 
 def refuse_secrets(function: str, parameters: Mapping[str, Parameter], given: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from libsafe_nb import declared, kernels, supplied, witness
 from libsafe_nb import notebook as notebooks
 from libsafe_nb import settings as settings_
 from libsafe_nb.connection import Connection, connect
-from libsafe_nb.errors import Forbidden, NotebookError, NotFound, ObjectNotFound, ParameterError, UsageError
+from libsafe_nb.errors import Forbidden, NotebookError, NotFound, ObjectNotFound, UsageError
 from libsafe_nb.notebook import FunctionNotebook
 from libsafe_nb.papermill_io import split
 from libsafe_nb.payloads import Payload
@@ -82,6 +82,7 @@ def prepare(
     settings: Settings | None,
     script: bool,
     on_cell: Callable[[CellState], None] | None,
+    allow_deleted: bool = False,
 ) -> Plan:
     given = (
         payload if isinstance(payload, Payload) else Payload.parse(payload) if payload is not None else None
@@ -106,7 +107,7 @@ def prepare(
     secrets = _secrets(connection, given, function, {**own, **witnessed.secrets()})
     base = given or Payload.manual(container=container or DEFAULT_CONTAINER)
     base = base.replace(container=container, params=bound)
-    found = find_files(connection, base, files, uploads)
+    found = find_files(connection, base, files, uploads, allow_deleted=allow_deleted)
     base = base.replace(
         api={**base.api, "url": connection.settings.url},
         file_ids=[each["id"] for each in found],
@@ -259,9 +260,18 @@ def _bind(
 
 
 def find_files(
-    connection: Connection, payload: Payload, files: Sequence[str], uploads: list[Path]
+    connection: Connection,
+    payload: Payload,
+    files: Sequence[str],
+    uploads: list[Path],
+    *,
+    allow_deleted: bool = False,
 ) -> list[dict[str, Any]]:
-    """The run's files as the platform knows them, in order, each once. Uploads come last: a typing error stores nothing."""
+    """
+    The run's files as the platform knows them, in order, each once. Uploads come last: a typing error stores nothing.
+
+    One that is deleted by now is no error where a trigger named it, or where `allow_deleted` says that the choice is old.
+    """
     wanted = [*(payload.file_ids or payload.file_paths), *files]
     by_id = {
         each["id"]: each
@@ -269,7 +279,7 @@ def find_files(
             connection,
             payload.container,
             [_id("file", name) for name in wanted if _is_id(name)],
-            allow_deleted=payload.trigger["type"] not in ("", "on_demand"),
+            allow_deleted=allow_deleted or payload.trigger["type"] not in ("", "on_demand"),
         )
     }
     found = [
