@@ -41,7 +41,7 @@ def publish(
     Raises
     ------
     NotebookError
-        It cannot be read, or a key is pasted in it: a version stays for good. Nothing was sent.
+        It cannot be read, or a key is pasted in it, or a secret parameter has a default: a version stays for good. Nothing was sent.
     UsageError
         The key is none that a function can have.
     """
@@ -57,6 +57,13 @@ def publish(
         raise NotebookError(
             f"{found[0]}{more}. Nothing was published; libsafe-nb check shows all", notebook=str(path)
         )
+    for each in function.parameters.values():
+        if each.secret and each.default not in (None, ""):
+            raise NotebookError(
+                f"{path}: {each.name} is a secret, and expected to have no default, found one, which would stay for good."
+                " Nothing was published",
+                notebook=str(path),
+            )
     told = description.described(function.metadata, path.stem)
     return Functions(connect(settings=settings).client).publish(
         key or key_of(function.metadata, path.stem),

@@ -173,6 +173,8 @@ def test_a_notebook_with_a_key_in_it_is_not_published(functions, publish):
     key = f"f-{uuid.uuid4().hex[:8]}"
     with pytest.raises(errors.NotebookError, match="Nothing was published"):
         publish('api = {"key_user": "7Hq2vX9bT4mK8sW3nR6pYd1fZ5cJ0gLa"}', key=key)
+    with pytest.raises(errors.NotebookError, match="token is a secret"):
+        publish("1", key=key, parameters="json_sample = {}\ntoken: 'Secret' = 'correct horse battery'")
     with pytest.raises(errors.NotFound):
         functions.get(key)
 
