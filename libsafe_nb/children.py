@@ -259,7 +259,8 @@ class Children:
         }
         if self._recorded is not None:
             return self._answered(event)
-        self._tell({**event, "params": tellable(self._client(), function, event["params"], version)})
+        told = tellable(self._client(), function, event["params"], version)
+        self._tell({**event, "params": told})
         try:
             made = ask(
                 self._client(),
@@ -278,6 +279,9 @@ class Children:
             error = {"type": type(exc).__name__, "message": str(exc), "cell_id": None}
             self._tell({"kind": "child", "key": key, "status": status, "error": error})
             raise
+        if told != event["params"]:
+            # The platform took them, so none is a secret.
+            self._tell({"kind": "child", "key": key, "params": event["params"]})
         self._note(key, made)
         return {**made, "container": where}
 

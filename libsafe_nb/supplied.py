@@ -21,8 +21,8 @@ from libsafe_nb.errors import ParameterError, SettingsError
 from libsafe_nb.secrets import Secret
 
 SERVICE = "libsafe-nb"
-OURS = frozenset({"serve_key", "key_user", "key_root", "s3_access_key", "s3_secret_key", "sign_key"})
-"""Keys of the program itself, which no parameter is given."""
+OURS = frozenset({"SERVE_KEY", "KEY_USER", "KEY_ROOT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "SIGN_KEY"})
+"""Keys of the program itself, in the letters of a variable, which no parameter is given."""
 
 
 def of_parameter(name: str) -> Secret:
@@ -34,7 +34,7 @@ def of_parameter(name: str) -> Secret:
     ParameterError, SettingsError
         As `secret`, or the name is that of one of our own keys.
     """
-    if name.lower().removesuffix("_file") in OURS:
+    if name.upper().removesuffix("_FILE") in OURS:
         raise ParameterError(
             f"{name}: is the name of a key of libsafe-nb, which no function is given; call the parameter otherwise",
             name=name,

@@ -142,7 +142,7 @@ def test_nobody_names_a_secret_of_the_machine(
     secretive, settings, connection, container, monkeypatch, tmp_path, params, kind, way
 ):
     """Whoever may call a function chooses neither which secret it gets nor that an undeclared one is filled in."""
-    for name in ("OTHER", "SERVE_KEY", "UNDECLARED", "COUNT"):
+    for name in ("TOKEN", "OTHER", "SERVE_KEY", "UNDECLARED", "COUNT"):
         monkeypatch.setenv(f"LIBSAFE_SECRET_{name}", TOKEN[::-1])
     path = secretive(CELL) if kind == "notebook" else tmp_path / "h.py"
     if kind == "handler":
@@ -150,7 +150,7 @@ def test_nobody_names_a_secret_of_the_machine(
     data = {"function_data": {"container": {"id": container}}}
     given = {"params": params} if way == "params" else {}
     payload = data if way == "params" else {**data, "function_params": params}
-    with pytest.raises(errors.ParameterError, match="secret") as raised:
+    with pytest.raises(errors.ParameterError, match="declares as Secret") as raised:
         libsafe_nb.run(payload, path, settings=settings, **given)
 
     assert raised.value.exit_code == 2
@@ -159,7 +159,8 @@ def test_nobody_names_a_secret_of_the_machine(
 
 def test_nor_does_who_calls_over_http(secretive, settings, container, monkeypatch):
     """`serve`, too, answers by `nuclio.answer`."""
-    monkeypatch.setenv("LIBSAFE_SECRET_SERVE_KEY", TOKEN)
+    for name in ("TOKEN", "SERVE_KEY"):
+        monkeypatch.setenv(f"LIBSAFE_SECRET_{name}", TOKEN)
     data = {
         "function_data": {"container": {"id": container}},
         "function_params": {"x": {"$secret": "serve_key"}},
