@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,10 @@ class Look:
     failures: list[dict[str, Any]]
     trouble: list[str] = field(default_factory=list)
     """What is wrong: of the platform, and triggers that it disabled."""
+
+    def to_json(self) -> dict[str, Any]:
+        """`queue`, `functions`, `running`, `failures` and `trouble`, as the platform tells them."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "at"}
 
 
 @dataclass

@@ -163,7 +163,8 @@ def call(
     files
         Ids, paths with a leading slash (a folder stands for all in it), or files of `libnova`; one or several.
     params
-        Its `function_params`. A key of the run among them is refused: secrets come from where the function says.
+        Its `function_params`: those that it declares, each of its type. A key of the run among them is refused, and so is a
+        value for a secret parameter: secrets come from where the worker's machine keeps them.
     container
         By default that of the run, or of the session's payload.
     version
@@ -178,7 +179,7 @@ def call(
     Conflict
         The function is disabled, or functions call each other 16 deep already.
     UsageError
-        `files` or `params` are not as above.
+        `files` or `params` are not as above, or none that the function takes.
     PlatformError
         This platform has no functions to call, or is away, or so many calls of the function wait that it took no further one
         within a minute (`Unreachable`).
@@ -186,7 +187,7 @@ def call(
     if params is not None and not isinstance(params, Mapping):
         raise UsageError(f"params: expected names and values, got {type(params).__name__}")
     try:
-        json.dumps(dict(params or {}), allow_nan=False)
+        json.dumps(dict(params or {}), allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as exc:
         raise UsageError(f"params: expected what JSON can hold, got something else ({exc})") from exc
     order: dict[str, Any] = {

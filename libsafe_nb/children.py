@@ -27,6 +27,7 @@ from libsafe_nb.errors import (
     PlatformError,
     Unauthorized,
     Unreachable,
+    UsageError,
 )
 from libsafe_nb.functions import Functions
 
@@ -65,6 +66,8 @@ def ask(
     PlatformError
         The platform's sentence: no such function (`NotFound`), one that is disabled, too deep (`Conflict`), or a platform
         that knows no functions to call.
+    UsageError
+        The function takes no such parameters or files.
     """
     functions = Functions(client)
     try:
@@ -81,6 +84,8 @@ def ask(
     except (Unreachable, Unauthorized, Forbidden, Conflict):
         raise
     except PlatformError as exc:
+        if exc.status == 400:
+            raise UsageError(exc.message) from exc
         if _has_functions(functions):
             raise
         raise PlatformError(
@@ -106,6 +111,26 @@ def refuse_keys(secrets: SecretSet, function: str, params: Mapping[str, Any] | N
     """
     text = json.dumps(params or {}, ensure_ascii=False, default=str)
     refuse(((span.secret, span.form) for span in secrets.find(text)), f"the parameters for {function}")
+
+
+def tellable(client: Client, function: str, params: Mapping[str, Any], version: int | None) -> Shape:
+    """
+    Parameters as a record may hold them: without what is given for a secret of the called function, which the platform will
+    refuse; nothing where the function's parameters cannot be seen.
+    """
+    if not params:
+        return {}
+    functions = Functions(client)
+    try:
+        about = (
+            functions.get(function)
+            if version is None
+            else next((each for each in functions.versions(function) if each["number"] == version), {})
+        )
+    except PlatformError:
+        return {}
+    secret = {each.get("name") for each in about.get("parameters", ()) if each.get("secret")}
+    return {name: f"[redacted:{name}]" if name in secret else value for name, value in params.items()}
 
 
 def _has_functions(functions: Functions) -> bool:
@@ -234,7 +259,8 @@ class Children:
         }
         if self._recorded is not None:
             return self._answered(event)
-        self._tell(event)
+        told = tellable(self._client(), function, event["params"], version)
+        self._tell({**event, "params": told})
         try:
             made = ask(
                 self._client(),
@@ -253,6 +279,9 @@ class Children:
             error = {"type": type(exc).__name__, "message": str(exc), "cell_id": None}
             self._tell({"kind": "child", "key": key, "status": status, "error": error})
             raise
+        if told != event["params"]:
+            # The platform took them, so none is a secret.
+            self._tell({"kind": "child", "key": key, "params": event["params"]})
         self._note(key, made)
         return {**made, "container": where}
 

@@ -141,16 +141,27 @@ class Client:
         body: bytes | None = None,
         content_type: str | None = None,
         idempotency_key: str | None = None,
+        when_full: bool = True,
         **path_values: str | int,
     ) -> Any:
         """
         Send the call `name` of `ENDPOINTS` and return its `result`, ids as strings.
 
         `path_values` fill the braces of the endpoint's path. Every write carries an `Idempotency-Key`: the given
-        one, else a new one, so that repeating it within this call, or later with the same key, acts once.
+        one, else a new one, so that repeating it within this call, or later with the same key, acts once. Without
+        `when_full` the answer that there are too many (429) is not waited out.
         """
         envelope = self._envelope(
-            name, path_values, json, form, files, params, body, content_type, idempotency_key
+            name,
+            path_values,
+            json,
+            form,
+            files,
+            params,
+            body,
+            content_type,
+            idempotency_key,
+            when_full=when_full,
         )
         return with_string_ids(envelope.get("result"))
 
@@ -178,6 +189,8 @@ class Client:
         body: bytes | None = None,
         content_type: str | None = None,
         idempotency_key: str | None = None,
+        *,
+        when_full: bool = True,
     ) -> dict[str, Any]:
         endpoint = ENDPOINTS[name]
         headers = {}
@@ -197,6 +210,7 @@ class Client:
                 content_type=content_type,
                 headers=headers,
                 repeatable=name not in _NEVER_REPEATED,
+                when_full=when_full,
             )
         )
 

@@ -18,9 +18,10 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from libsafe_nb import handlers, notebook
+from libsafe_nb.declared import Parameter
 from libsafe_nb.errors import NotebookError
 from libsafe_nb.handlers import Function
-from libsafe_nb.notebook import PAYLOAD_NAMES, FunctionNotebook, Parameter
+from libsafe_nb.notebook import PAYLOAD_NAMES, FunctionNotebook
 
 T = TypeVar("T")
 

@@ -135,6 +135,7 @@ class Functions:
         priority: int = 0,
         run: str | None = None,
         idempotency_key: str | None = None,
+        when_full: bool = True,
     ) -> Shape:
         """
         Queue a call; `files` are ids, or paths with a leading slash, where a folder stands for all in it. `run` is that
@@ -143,7 +144,8 @@ class Functions:
         Raises
         ------
         Unreachable
-            So many calls wait that the platform took no further one within the client's budget (HTTP 429).
+            So many calls wait that the platform took no further one (HTTP 429), within the client's budget or, without
+            `when_full`, at once.
         """
         body: Shape = {
             "container_id": container,
@@ -157,7 +159,7 @@ class Functions:
         if run is not None:
             body["run"] = run
         result: Shape = self._client.call(
-            "call_create", function=key, json=body, idempotency_key=idempotency_key
+            "call_create", function=key, json=body, idempotency_key=idempotency_key, when_full=when_full
         )
         return result
 

@@ -10,41 +10,22 @@ the literal is replaced (by syntax tree) with the injected value, and the record
 from __future__ import annotations
 
 import ast
-import copy
 import hashlib
 import json
-import re
-import types
-import typing
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from libsafe_nb import handlers, languages, percent, record
-from libsafe_nb.errors import NotebookError, ParameterError
-from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
+from libsafe_nb import declared, handlers, languages, percent, record
+from libsafe_nb.declared import Parameter, annotation, type_of
+from libsafe_nb.errors import NotebookError
+from libsafe_nb.secrets import SAMPLE_KEY, weakness
 
 PAYLOAD_NAMES = ("json_sample", "payload")
 MAX_BYTES = 256 * 1024 * 1024
 BLANK = "[redacted]"
 """What stands where a pasted key was taken out."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A declared parameter; `type` is what values are checked against (`typing.Any`: nothing is known)."""
-
-    name: str
-    type: Any
-    default: Any
-    in_payload: bool
-    """Declared in the default payload's `function_params`, not as a name of its own."""
-
-    @property
-    def secret(self) -> bool:
-        """Annotated `Secret`: its value is supplied apart (`supplied.py`) and never stored."""
-        return self.type is Secret
 
 
 @dataclass(frozen=True)
@@ -315,7 +296,7 @@ def _other(tagged: list[Any], language: str) -> _Found:
         for name, value in assigned.items():
             if name not in PAYLOAD_NAMES:
                 # Of bash's values, which are all text, nothing is known.
-                kind = Any if language == languages.BASH else _type_of(value)
+                kind = Any if language == languages.BASH else type_of(value)
                 found.parameters[name] = Parameter(name, kind, value, in_payload=False)
     return found
 
@@ -445,7 +426,7 @@ def _declare_payload(found: _Found, default: Any) -> None:
         found.pasted.update(api)
     if isinstance(declared, dict):
         for name, each in declared.items():
-            found.parameters[str(name)] = Parameter(str(name), _type_of(each), each, in_payload=True)
+            found.parameters[str(name)] = Parameter(str(name), type_of(each), each, in_payload=True)
 
 
 def _sample(value: ast.expr | None) -> Any:
@@ -470,140 +451,10 @@ def _literal(value: ast.expr | None) -> Any:
 def _declare(name: str, statement: ast.stmt, value: ast.expr | None) -> Parameter:
     default = _literal(value)
     if isinstance(statement, ast.AnnAssign):
-        return Parameter(name, _annotation(ast.unparse(statement.annotation)), default, in_payload=False)
-    return Parameter(name, _type_of(default), default, in_payload=False)
-
-
-_NAMES: dict[str, Any] = {
-    **{kind.__name__: kind for kind in (str, int, float, bool, list, dict)},
-    **{name: getattr(typing, name) for name in ("Any", "Literal", "Optional", "Union", "List", "Dict")},
-    "Secret": Secret,
-    "None": None,
-}
-
-
-def _annotation(source: str) -> Any:
-    """The type an annotation names; `Any` for one that is not built from JSON's own types."""
-    text = re.sub(r"\b(typing|libsafe_nb)\.", "", source)
-    try:
-        tree = ast.parse(text, mode="eval")
-        if isinstance(tree.body, ast.Constant) and isinstance(tree.body.value, str):
-            # A quoted annotation, as `from __future__ import annotations` has taught people to write.
-            tree = ast.parse(tree.body.value, mode="eval")
-    except SyntaxError:
-        return Any
-    allowed = (
-        ast.Expression,
-        ast.Name,
-        ast.Subscript,
-        ast.Tuple,
-        ast.Constant,
-        ast.BinOp,
-        ast.BitOr,
-        ast.Load,
-        ast.UnaryOp,
-        ast.USub,
-    )
-    if not all(isinstance(each, allowed) for each in ast.walk(tree)):
-        return Any
-    try:
-        # Only the names above, subscripts and `|` can stand in it: nothing of the author's is called.
-        return eval(compile(tree, "<annotation>", "eval"), {"__builtins__": {}}, _NAMES)  # noqa: S307
-    except Exception:
-        return Any
-
-
-def _type_of(default: Any) -> Any:
-    return Any if default is None else type(default)
+        return Parameter(name, annotation(ast.unparse(statement.annotation)), default, in_payload=False)
+    return Parameter(name, type_of(default), default, in_payload=False)
 
 
 def bind(notebook: FunctionNotebook, given: Mapping[str, Any], *, known_only: bool) -> dict[str, Any]:
-    """
-    Check values against the declared parameters and return them converted, defaults of the payload filled in.
-
-    A string is converted to a declared number, boolean, list or object (the command line and, as far as is known,
-    the platform send strings). Undeclared names pass untouched unless `known_only`.
-
-    Raises
-    ------
-    ParameterError
-        An undeclared name with `known_only`, or a value of another type.
-    """
-    bound = {
-        each.name: copy.deepcopy(each.default) for each in notebook.parameters.values() if each.in_payload
-    }
-    for name, value in given.items():
-        declared = notebook.parameters.get(name)
-        if declared is None:
-            if known_only:
-                known = ", ".join(sorted(notebook.parameters)) or "none"
-                raise ParameterError(
-                    f"{notebook.name}: unknown parameter {name!r}; declared are: {known}", name=name
-                )
-            bound[name] = value
-        else:
-            bound[name] = convert(value, declared)
-    return bound
-
-
-def convert(value: Any, parameter: Parameter) -> Any:
-    """`value` as the parameter's type; see `bind`. That of a secret is text, or a placeholder for it."""
-    if parameter.secret:
-        if isinstance(value, str) or (isinstance(value, dict) and set(value) == {"$secret"}):
-            return value
-        raise ParameterError(
-            f"function_params.{parameter.name}: expected text, as it is a secret, got something else",
-            name=parameter.name,
-        )
-    if _fits(value, parameter.type):
-        return value
-    if isinstance(value, str):
-        for candidate in _readings(value):
-            if _fits(candidate, parameter.type):
-                return candidate
-    shown = repr(value)[:60]
-    raise ParameterError(
-        f"function_params.{parameter.name}: expected {_name(parameter.type)}, got {shown}",
-        name=parameter.name,
-    )
-
-
-def _readings(text: str) -> Iterable[Any]:
-    words = {"true": True, "false": False, "none": None, "null": None, "": None}
-    if text.lower() in words:
-        yield words[text.lower()]
-    try:
-        yield json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if kind is Any:
-        return True
-    if kind is None or kind is type(None):
-        return value is None
-    origin = typing.get_origin(kind)
-    if origin is typing.Literal:
-        return any(value == each and type(value) is type(each) for each in typing.get_args(kind))
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, each) for each in typing.get_args(kind))
-    if origin is list:
-        return isinstance(value, list) and all(_fits(each, typing.get_args(kind)[0]) for each in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(
-            _fits(each, typing.get_args(kind)[-1]) for each in value.values()
-        )
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind) if isinstance(kind, type) else True
-
-
-def _name(kind: Any) -> str:
-    return (
-        kind.__name__
-        if isinstance(kind, type) and typing.get_origin(kind) is None
-        else str(kind).replace("typing.", "")
-    )
+    """`given` as the notebook's parameters take it (`declared.bind`)."""
+    return declared.bind(notebook.name, notebook.parameters, given, known_only=known_only)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import kernels, supplied, witness
+from libsafe_nb import declared, kernels, supplied, witness
 from libsafe_nb import notebook as notebooks
 from libsafe_nb import settings as settings_
 from libsafe_nb.connection import Connection, connect
-from libsafe_nb.errors import Forbidden, NotebookError, NotFound, ObjectNotFound, ParameterError, UsageError
+from libsafe_nb.errors import Forbidden, NotebookError, NotFound, ObjectNotFound, UsageError
 from libsafe_nb.notebook import FunctionNotebook
 from libsafe_nb.papermill_io import split
 from libsafe_nb.payloads import Payload
@@ -82,6 +82,7 @@ def prepare(
     settings: Settings | None,
     script: bool,
     on_cell: Callable[[CellState], None] | None,
+    allow_deleted: bool = False,
 ) -> Plan:
     given = (
         payload if isinstance(payload, Payload) else Payload.parse(payload) if payload is not None else None
@@ -106,7 +107,7 @@ def prepare(
     secrets = _secrets(connection, given, function, {**own, **witnessed.secrets()})
     base = given or Payload.manual(container=container or DEFAULT_CONTAINER)
     base = base.replace(container=container, params=bound)
-    found = find_files(connection, base, files, uploads)
+    found = find_files(connection, base, files, uploads, allow_deleted=allow_deleted)
     base = base.replace(
         api={**base.api, "url": connection.settings.url},
         file_ids=[each["id"] for each in found],
@@ -150,23 +151,12 @@ def _id(what: str, text: str) -> str:
 def _supplied(function: FunctionNotebook, bound: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Secret]]:
     """Secret parameters: each becomes a placeholder, its value one that the payload gave or that is supplied here."""
     values: dict[str, Secret] = {}
-    declared = {name for name, each in function.parameters.items() if each.secret}
-    for name in sorted(declared | {name for name, value in bound.items() if _is_placeholder(value)}):
+    for name in sorted(name for name, each in function.parameters.items() if each.secret):
         value = bound.get(name)
-        if isinstance(value, str) and value:
-            values[name] = Secret(name, value)
-        else:
-            values[name] = supplied.secret(value["$secret"] if isinstance(value, dict) else name)
+        given = isinstance(value, str) and bool(value)
+        values[name] = Secret(name, str(value)) if given else supplied.of_parameter(name)
         bound = {**bound, name: values[name].placeholder}
-    if values and function.language != "python":
-        raise ParameterError(
-            f"{function.name}: {sorted(values)[0]} is a secret, and secrets reach Python kernels only, not {function.language}"
-        )
     return bound, values
-
-
-def _is_placeholder(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"$secret"} and isinstance(value["$secret"], str)
 
 
 def _secrets(
@@ -246,17 +236,16 @@ def parse(source: bytes, name: str, *, script: bool = False) -> FunctionNotebook
 def _bind(
     function: FunctionNotebook, given: Payload | None, params: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
+    own = given.params if given else {}
+    declared.refuse_placeholders({**own, **params}, function.parameters)
     if function.is_handler:
         # Nothing says what it takes.
-        return {**(given.params if given else {}), **params}, []
+        return {**own, **params}, []
     strict = bool(function.metadata.get("strict_params"))
-    bound = notebooks.bind(function, given.params if given else {}, known_only=strict)
-    for name in params:
-        if name in function.parameters and function.parameters[name].secret:
-            raise ParameterError(
-                f"{function.name}: {name} is a secret, and is not taken from an argument; set LIBSAFE_SECRET_{name.upper()}",
-                name=name,
-            )
+    bound = notebooks.bind(function, own, known_only=strict)
+    # What the notebook's own payload holds is no value of this machine's either.
+    declared.refuse_placeholders(bound, function.parameters)
+    declared.refuse_secrets(function.name, function.parameters, params)
     unknown = [name for name in bound if name not in function.parameters]
     bound.update(
         {
@@ -271,9 +260,18 @@ def _bind(
 
 
 def find_files(
-    connection: Connection, payload: Payload, files: Sequence[str], uploads: list[Path]
+    connection: Connection,
+    payload: Payload,
+    files: Sequence[str],
+    uploads: list[Path],
+    *,
+    allow_deleted: bool = False,
 ) -> list[dict[str, Any]]:
-    """The run's files as the platform knows them, in order, each once. Uploads come last: a typing error stores nothing."""
+    """
+    The run's files as the platform knows them, in order, each once. Uploads come last: a typing error stores nothing.
+
+    One that is deleted by now is no error where a trigger named it, or where `allow_deleted` says that the choice is old.
+    """
     wanted = [*(payload.file_ids or payload.file_paths), *files]
     by_id = {
         each["id"]: each
@@ -281,7 +279,7 @@ def find_files(
             connection,
             payload.container,
             [_id("file", name) for name in wanted if _is_id(name)],
-            allow_deleted=payload.trigger["type"] not in ("", "on_demand"),
+            allow_deleted=allow_deleted or payload.trigger["type"] not in ("", "on_demand"),
         )
     }
     found = [

@@ -12,17 +12,16 @@ import io
 import json
 import re
 import tokenize
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from libsafe_nb import check, description
+from libsafe_nb import check, declared, description
 from libsafe_nb import notebook as notebooks
 from libsafe_nb.connection import connect
 from libsafe_nb.errors import NotebookError, UsageError
 from libsafe_nb.functions import Functions
-from libsafe_nb.notebook import FunctionNotebook, Parameter
+from libsafe_nb.notebook import FunctionNotebook
 from libsafe_nb.settings import Settings
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -42,7 +41,7 @@ def publish(
     Raises
     ------
     NotebookError
-        It cannot be read, or a key is pasted in it: a version stays for good. Nothing was sent.
+        It cannot be read, or a key is pasted in it, or a secret parameter has a default: a version stays for good. Nothing was sent.
     UsageError
         The key is none that a function can have.
     """
@@ -58,6 +57,13 @@ def publish(
         raise NotebookError(
             f"{found[0]}{more}. Nothing was published; libsafe-nb check shows all", notebook=str(path)
         )
+    for each in function.parameters.values():
+        if each.secret and each.default not in (None, ""):
+            raise NotebookError(
+                f"{path}: {each.name} is a secret, and expected to have no default, found one, which would stay for good."
+                " Nothing was published",
+                notebook=str(path),
+            )
     told = description.described(function.metadata, path.stem)
     return Functions(connect(settings=settings).client).publish(
         key or key_of(function.metadata, path.stem),
@@ -97,26 +103,13 @@ def parameters(function: FunctionNotebook) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "type": _word(each),
+            "type": declared.word(each),
             "default": None if each.secret else _plain(each.default),
             "secret": each.secret,
             "help": said.get(name, ""),
         }
         for name, each in function.parameters.items()
     ]
-
-
-def _word(parameter: Parameter) -> str:
-    kind = parameter.type
-    if parameter.secret:
-        return "secret"
-    if kind is typing.Any:
-        return "any"
-    return (
-        kind.__name__
-        if isinstance(kind, type) and not typing.get_args(kind)
-        else str(kind).replace("typing.", "")
-    )
 
 
 def _plain(value: Any) -> Any:

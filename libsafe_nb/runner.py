@@ -75,6 +75,7 @@ def run(
     replay: Replay | None = None,
     published: Published | None = None,
     parent: Parent | None = None,
+    queued: bool = False,
 ) -> Run:
     """
     Run one function notebook, store its evidence and end its job.
@@ -111,6 +112,9 @@ def run(
         Set by the platform's worker: the version that the notebook must be, byte for byte.
     parent
         Set by the platform's worker: whose function called this one, for the record.
+    queued
+        Set by the platform's worker: the files were chosen a while ago, and those that were deleted since are handed over as
+        such, as a trigger's are.
 
     Returns
     -------
@@ -138,6 +142,7 @@ def run(
             settings=settings,
             script=script,
             on_cell=on_cell,
+            allow_deleted=queued,
         )
         plan = dataclasses.replace(plan, replay=replay, published=_exactly(published, plan), parent=parent)
         recover.quietly(plan.connection, plan.witness)

@@ -14,6 +14,9 @@ from libsafe_nb.errors import SettingsError
 SAMPLE_KEY = "1234567890abcdefghijklmnopqrstuvwxyz"
 """The key in the vendor's documented sample payload (page "Jupyter Notebooks"): a placeholder, never a key."""
 
+PLACEHOLDER = "$secret"
+"""The one name of the object that stands in a payload for a value: `{"$secret": NAME}`."""
+
 MIN_LENGTH = 8
 MIN_DISTINCT = 5
 MIN_DIGITS = 12
@@ -57,7 +60,7 @@ class Secret:
     @property
     def placeholder(self) -> dict[str, str]:
         """What stands in its place within a payload."""
-        return {"$secret": self.name}
+        return {PLACEHOLDER: self.name}
 
     @property
     def mark(self) -> str:

@@ -1,8 +1,8 @@
 """
 Where the values of an author's own secret parameters come from: the environment, a private file, or the keyring.
 
-A parameter is secret where its annotation says `Secret`, or where the payload gives `{"$secret": NAME}` for it. Its
-value is taken from the first of these that there is:
+A parameter is secret where its annotation says `Secret`. Its value is taken from the first of these that there is, by the
+parameter's own name; `{"$secret": NAME}` in a payload, as records hold it, names that parameter and no other:
 
     LIBSAFE_SECRET_{NAME}        an environment variable; like every LIBSAFE_* it does not reach the kernel
     LIBSAFE_SECRET_{NAME}_FILE   the path of a file that only its owner can read; a last line end is not part of it
@@ -21,6 +21,25 @@ from libsafe_nb.errors import ParameterError, SettingsError
 from libsafe_nb.secrets import Secret
 
 SERVICE = "libsafe-nb"
+OURS = frozenset({"SERVE_KEY", "KEY_USER", "KEY_ROOT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "SIGN_KEY"})
+"""Keys of the program itself, in the letters of a variable, which no parameter is given."""
+
+
+def of_parameter(name: str) -> Secret:
+    """
+    The value of a function's secret parameter.
+
+    Raises
+    ------
+    ParameterError, SettingsError
+        As `secret`, or the name is that of one of our own keys.
+    """
+    if name.upper().removesuffix("_FILE") in OURS:
+        raise ParameterError(
+            f"{name}: is the name of a key of libsafe-nb, which no function is given; call the parameter otherwise",
+            name=name,
+        )
+    return secret(name)
 
 
 def secret(name: str, environ: Mapping[str, str] = os.environ) -> Secret:

@@ -35,7 +35,8 @@ from libsafe_nb.patience import BUDGET, LONGEST, Patience, retry_after
 SAFE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 """Methods that may be repeated: twice is the same as once."""
 
-NOT_NOW = frozenset({429, 503})
+FULL = 429
+NOT_NOW = frozenset({FULL, 503})
 """Answers that say that the request was not acted on."""
 
 GATEWAY = frozenset({502, 504})
@@ -88,6 +89,8 @@ class Request:
     content_type: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = False
+    when_full: bool = True
+    """Whether a 429 is waited out, as other doubts are; else it is an error at once."""
 
 
 class _Bearer(requests.auth.AuthBase):
@@ -164,6 +167,8 @@ class Transport:
             except _DoubtfulError as doubt:
                 met[doubt.kind] += 1
                 may_repeat = request.repeatable or doubt.kind == UNRECEIVED
+                if doubt.error.status == FULL and not request.when_full:
+                    raise doubt.error from doubt.__cause__
                 if not may_repeat or met[doubt.kind] >= TRIES.get(doubt.kind, met.total() + 1):
                     raise doubt.error from doubt.__cause__
                 pause = patience.pause(least=doubt.wait, most=QUICK if doubt.kind == REFUSED else LONGEST)
@@ -312,6 +317,11 @@ def _error(
 
 def _give_up(request: Request, doubt: _DoubtfulError, patience: Patience) -> NoReturn:
     what = str(doubt.error).split(": ", 1)[-1]
+    if doubt.error.status in NOT_NOW:
+        # It did answer, and said why not now.
+        raise _error(
+            errors.Unreachable, request, f"{what} (asked in {patience.spent()})", doubt.error.status
+        ) from doubt.__cause__
     raise _error(
         errors.Unreachable,
         request,

@@ -22,7 +22,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import recover, runner
+from libsafe_nb import declared, recover, runner
 from libsafe_nb import settings as settings_
 from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import LibsafeError, SettingsError, UsageError
@@ -86,6 +86,13 @@ class Worker:
             # Cancelled, or given to another while this process was stopped.
             return
         about = call["published"]
+        # They were right for the version of then; another one may be current by now.
+        declared.check_queued(
+            about["key"],
+            about["parameters"],
+            call["payload"]["function_params"],
+            handler=about["kind"] == "handler",
+        )
         data = self.functions.content(about["key"], about["version"])
         place = self.connection.settings.home / WORK
         place.mkdir(mode=0o700, exist_ok=True)
@@ -103,6 +110,7 @@ class Worker:
                 parent=Parent(**call["parent"]) if call["parent"] else None,
                 on_cell=progress.on_cell,
                 wait=False,
+                queued=True,
             )
             self._watch(call, run, progress)
         if self.connection.client.job(call["job_id"])["status"] in OPEN:

@@ -26,6 +26,14 @@ settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parent.parent
 PARAMETERS = 'json_sample = {"function_data": {"container": {"id": "1"}}, "function_params": {}}'
+
+
+def takes(*names):
+    """A parameters cell of a function that takes parameters of these names, of whatever type."""
+    params = ", ".join(f'"{name}": None' for name in names)
+    return PARAMETERS.replace('"function_params": {}', f'"function_params": {{{params}}}')
+
+
 VENDOR_PAGE = ROOT.parent / "shared" / "vendor-notebook-page.txt"
 REQUEST = """
 import json

@@ -10,7 +10,7 @@ import uuid
 
 import jsonschema
 import pytest
-from conftest import REQUEST, TELL, write_function
+from conftest import REQUEST, TELL, takes, write_function
 from engine_runs import wait_for
 from test_record_schema import SCHEMA
 from test_run import command_environment
@@ -102,14 +102,14 @@ def family(platform, connection, tmp_path_factory):
     for name in ("in/a.txt", "in/b.txt"):
         connection.storage.put(container, name, b"hello")
     keys = {
-        "count": publish_to(settings, folder, COUNT),
+        "count": publish_to(settings, folder, COUNT, parameters=takes("x")),
         "fail": publish_to(settings, folder, "raise ValueError('no')"),
         "disabled": publish_to(settings, folder, "print(1)"),
         "paused": publish_to(settings, folder, "print(1)"),
     }
     functions.update(keys["disabled"], enabled=False)
     functions.update(keys["paused"], paused=True)
-    parent = publish_to(settings, folder, PARENT)
+    parent = publish_to(settings, folder, PARENT, parameters=takes(*keys))
     wait_for(lambda: connection.client.file_by_path(container, "/in/b.txt"), 20)
     call = functions.call(parent, container=container, files=["/in"], params=keys)
     found = end_of(functions, call["id"])
@@ -237,7 +237,7 @@ def test_a_handler_calls_and_its_replay_is_the_same(
 def test_a_call_out_of_no_run_has_the_sessions_job_for_its_parent(
     publish, container, functions, connection, platform, monkeypatch
 ):
-    key = publish(TELL)
+    key = publish(TELL, parameters=takes("x"))
     functions.update(key, paused=True)
     # The session of this test alone.
     monkeypatch.setattr("libsafe_nb.interactive.payload._asked", [])
@@ -276,6 +276,7 @@ def test_a_call_out_of_no_run_has_the_sessions_job_for_its_parent(
         ({"files": ["1", b"2"]}, "files: expected ids"),
         ({"params": ["x"]}, "params: expected names and values, got list"),
         ({"params": {"x": {1}}}, "params: expected what JSON can hold"),
+        ({"params": {"x": "\ud800"}}, "params: expected what JSON can hold"),
     ],
 )
 def test_bad_usage_asks_nobody(more, said):
@@ -295,6 +296,33 @@ def test_a_key_is_no_parameter(run, notebook, publish, connection):
     assert json.loads(read(connection, done.evidence))["calls"] == []
 
 
+@pytest.mark.parametrize("version", [None, 1])
+def test_what_the_called_function_does_not_take_is_refused_and_a_secret_of_it_told_to_nobody(
+    run, notebook, publish, functions, connection, version
+):
+    key = publish("print(1)", parameters="json_sample = {}\nsize: int = 1\ntoken: 'Secret' = ''")
+    value = "tok-9fK2mQ7xW4vZ8bN1"
+    done = run(
+        notebook(
+            "import libsafe_nb\nsaid = []\n"
+            f"for params in ({{'token': {value[::-1]!r}[::-1]}}, {{'size': 'x'}}, {{'nosuch': 1}}, {{'size': {{'$secret': 'o'}}}}):\n"
+            f"    try:\n        libsafe_nb.call({key!r}, params=params, version={version})\n"
+            "    except libsafe_nb.errors.UsageError as exc:\n        said.append(str(exc))\n"
+            "print(said)"
+        )
+    )
+
+    assert done.status == "completed", done.error
+    body = read(connection, done.evidence)
+    told = [each["error"]["message"] for each in json.loads(body)["calls"]]
+    for said, wanted in zip(
+        told, ("token is a secret", "expected int", "unknown parameter", "Secret"), strict=True
+    ):
+        assert wanted in said
+    assert value.encode() not in body
+    assert list(functions.calls(function=key)) == []
+
+
 SELF = """
 import libsafe_nb
 left = int(json_sample["function_params"].get("left", 0))
@@ -312,7 +340,7 @@ def test_a_chain_ends_on_one_processor_with_one_at_a_time(tmp_path):
         with local.serve(tmp_path / "one") as place:
             os.sched_setaffinity(0, mine)
             functions = Functions(connect(settings=place.settings).client)
-            key = publish_to(place.settings, tmp_path, SELF)
+            key = publish_to(place.settings, tmp_path, SELF, parameters=takes("left"))
             functions.update(key, concurrency=1, container_concurrency=1)
             call = functions.call(key, container="1", params={"left": 2})
             assert end_of(functions, call["id"])["status"] == "completed"
@@ -375,7 +403,7 @@ def test_calls_go_sixteen_deep_and_a_childs_writes_know_all_that_led_to_them(
 def test_a_runner_killed_after_its_call_leaves_a_record_with_it(
     functions, publish, notebook, container, connection, platform, tmp_path
 ):
-    key = publish("print(1)")
+    key = publish("print(1)", parameters=takes("x"))
     functions.update(key, paused=True)
     path = notebook(f"import libsafe_nb, time\nlibsafe_nb.call({key!r}, params={{'x': 1}})\ntime.sleep(600)")
     home = tmp_path / "state"

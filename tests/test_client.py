@@ -182,6 +182,29 @@ def test_faults_of_different_kinds_do_not_add_up():
     assert len(seen) == len(script)
 
 
+FULL = (
+    429,
+    {"Retry-After": "0", "Content-Type": "application/json"},
+    b'{"success": false, "msg": "5 calls wait"}',
+)
+
+
+def test_that_there_are_too_many_is_told_in_the_servers_words():
+    exc, seen = talk(FULL, budget=1.5)
+
+    assert (type(exc), exc.status, len(seen) > 1) == (errors.Unreachable, 429, True)
+    assert "HTTP 429: 5 calls wait (asked in" in str(exc)
+    assert "no answer" not in str(exc)
+
+
+def test_or_at_once_where_nobody_wants_to_wait():
+    act = lambda client: client.call("call_create", function="f", json={}, when_full=False)  # noqa: E731
+    exc, seen = talk(FULL, act=act)
+
+    assert (type(exc), exc.status, len(seen)) == (errors.Unreachable, 429, 1)
+    assert str(exc).endswith("HTTP 429: 5 calls wait")
+
+
 def test_an_error_that_lasts_is_unreachable_in_the_end():
     """A 500 may be a restart's, so the whole budget is spent on it; the last is told."""
     exc, seen = talk((500, {}, b""), budget=1.5)

@@ -11,7 +11,7 @@ from conftest import write_function
 from environs import variables
 from rich.console import Console
 
-from libsafe_nb import board, doctor
+from libsafe_nb import board, doctor, errors, publishing
 from libsafe_nb.cli import cli
 from libsafe_nb.functions import Functions
 
@@ -23,7 +23,9 @@ def command(platform, monkeypatch):
 
     def command(*arguments, code=0):
         done = CliRunner().invoke(cli, [str(each) for each in arguments])
-        assert done.exit_code == code, (done.output, done.exception)
+        # `main` makes the exit code of an error of ours.
+        ours = done.exception.exit_code if isinstance(done.exception, errors.LibsafeError) else done.exit_code
+        assert ours == code, (done.output, done.exception)
         return done.output
 
     return command
@@ -91,6 +93,109 @@ def test_triggers(command, key, container):
     command("trigger", "enable", trigger)
     command("trigger", "remove", trigger)
     assert command("trigger", "list", key) == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "functions show nosuch",
+        "functions show ../x",
+        "functions call nosuch",
+        "functions call KEY --container 99999999",
+        "functions call KEY --container x",
+        "functions call KEY --file /nope",
+        "functions call KEY --file 99999999",
+        "functions call KEY --version 77",
+        "functions call KEY --param nonsense=4",
+        "functions call KEY --param size=x",
+        "functions call KEY --param size=\udcff",
+        "functions call KEY --param token=hunter2-SECRET-abcdef123456",
+        "functions cancel 99999999",
+        "functions cancel x",
+        "functions requeue 99999999",
+        "functions rollback KEY 77",
+        "functions set KEY --backoff 99999",
+        "functions watch --json",
+        "trigger add KEY minute",
+        "trigger add KEY cron --container 1 --schedule 0_0_30_2_x",
+        "trigger add KEY file_created --path (",
+        "trigger add KEY file_created --size-min 5 --size-max 1",
+        "trigger add KEY on_demand --param token=hunter2-SECRET-abcdef123456",
+        "trigger add nosuch minute --container 1",
+        "trigger remove 99999999",
+        "trigger list nosuch",
+        "publish PATH --key ../x",
+        "publish PATH --key UPPER",
+    ],
+)
+def test_what_is_not_there_or_not_taken_is_bad_usage(command, taker, arguments):
+    key, path = taker
+    words = [{"KEY": key, "PATH": path}.get(word, word) for word in arguments.split()]
+    command(*words, code=2)
+
+
+@pytest.fixture(scope="module")
+def taker(platform, connection, tmp_path_factory):
+    """A paused function that takes a size and a secret, and its file."""
+    path = write_function(
+        tmp_path_factory.mktemp("taker") / "taker.ipynb",
+        "print(1)",
+        parameters="json_sample = {}\nsize: int = 1\ntoken: 'Secret' = ''",
+    )
+    key = publishing.publish(path, settings=platform.settings)["key"]
+    Functions(connection.client).update(key, paused=True)
+    return key, path
+
+
+def test_a_disabled_function_is_bad_usage_and_a_full_queue_is_told_at_once(
+    command, key, container, functions
+):
+    functions.update(key, paused=True, queue_limit=1)
+    made = json.loads(command("functions", "call", key, "--container", container, "--json"))
+    assert (made["status"], made["function"], made["params"], made["file_ids"]) == ("queued", key, {}, [])
+    done = CliRunner().invoke(cli, ["functions", "call", key, "--container", container])
+    assert (type(done.exception), done.exception.exit_code) == (errors.Unreachable, 3)
+    assert "HTTP 429: 1 calls" in str(done.exception)
+    command("functions", "cancel", made["id"])
+    command("functions", "disable", key)
+    command("functions", "call", key, "--container", container, code=2)
+
+
+@pytest.mark.parametrize(
+    ("cell", "settings", "code"),
+    [
+        ("raise ValueError('no')", {}, 1),
+        ("import time\ntime.sleep(600)", {"timeout": 1}, 4),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", {"attempts": 1}, 3),
+    ],
+    ids=["failed", "timeout", "dead"],
+)
+def test_waiting_ends_as_a_run_would(command, publish, functions, container, cell, settings, code):
+    key = publish(cell)
+    functions.update(key, **settings)
+    said = command("functions", "call", key, "--container", container, "--wait", "--json", code=code)
+    found = json.loads(said)
+    assert (found["status"], found["attempts"]) == ("dead" if code == 3 else "failed", 1)
+    if code == 3:
+        assert found["id"] in {each["id"] for each in json.loads(command("functions", "dead", "--json"))}
+
+
+def test_what_is_refused_at_its_start_is_bad_usage(command, key, functions, container, tmp_path, monkeypatch):
+    functions.update(key, paused=True)
+    made = functions.call(key, container=container, params={"size": "7"})
+    path = write_function(tmp_path / "f.ipynb", "1", parameters="json_sample = {}\nsize: list = []")
+    command("publish", path, "--key", key)
+    functions.update(key, paused=False)
+    monkeypatch.setattr(Functions, "call", lambda *_, **__: made)
+    command("functions", "call", key, "--wait", code=2)
+
+
+def test_views_as_json(command, key):
+    [found] = json.loads(command("functions", "versions", key, "--json"))
+    assert (found["number"], found["current"]) == (1, True)
+    seen = json.loads(command("functions", "watch", "--once", "--json"))
+    assert set(seen) == {"queue", "functions", "running", "failures", "trouble"}
+    assert json.loads(command("trigger", "list", key, "--json")) == []
 
 
 @pytest.mark.parametrize("arguments", [["functions", "set", "x"], ["functions", "requeue"]])

@@ -211,7 +211,7 @@ def test_a_key_pasted_in_another_languages_payload_is_taken_out(written):
 
 def test_a_secret_parameter_is_for_python_only(written, run, monkeypatch):
     monkeypatch.setenv("LIBSAFE_SECRET_NAME", "abcdefgh12345678")
-    with pytest.raises(errors.ParameterError, match="Python kernels only"):
+    with pytest.raises(errors.ParameterError, match="declares as Secret"):
         run(
             written("bash", SAMPLE),
             payload={

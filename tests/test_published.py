@@ -12,7 +12,7 @@ import uuid
 
 import pytest
 import requests
-from conftest import TELL
+from conftest import TELL, takes
 from engine_runs import wait_for
 from nbformat.v4 import new_code_cell
 
@@ -52,7 +52,7 @@ def record(connection):
 def test_a_call_runs_the_published_bytes_and_the_record_says_which(
     functions, publish, ended, container, connection, payload_of, record
 ):
-    key = publish(TELL)
+    key = publish(TELL, parameters=takes("extra"))
     connection.storage.put(container, "a.txt", b"hello")
     call = functions.call(key, container=container, files=["/a.txt"], params={"extra": "x"})
     job = connection.client.job(call["job_id"])
@@ -173,6 +173,8 @@ def test_a_notebook_with_a_key_in_it_is_not_published(functions, publish):
     key = f"f-{uuid.uuid4().hex[:8]}"
     with pytest.raises(errors.NotebookError, match="Nothing was published"):
         publish('api = {"key_user": "7Hq2vX9bT4mK8sW3nR6pYd1fZ5cJ0gLa"}', key=key)
+    with pytest.raises(errors.NotebookError, match="token is a secret"):
+        publish("1", key=key, parameters="json_sample = {}\ntoken: 'Secret' = 'correct horse battery'")
     with pytest.raises(errors.NotFound):
         functions.get(key)
 
@@ -182,7 +184,12 @@ def test_a_function_that_fails_is_not_tried_again_and_one_that_cannot_be_bound_f
 ):
     key = publish("raise ValueError('no')", parameters="json_sample = {}\nsize: int = 1")
     failed = ended(functions.call(key, container=container))
-    unbound = ended(functions.call(key, container=container, params={"size": "large"}))
+    # What is right when it is called may not be so when it starts.
+    functions.update(key, paused=True)
+    waiting = functions.call(key, container=container, params={"size": "7"})
+    assert publish("print(1)", key=key, parameters="json_sample = {}\nsize: list = []") == key
+    functions.update(key, paused=False)
+    unbound = ended(waiting)
 
     assert (failed["status"], failed["attempts"]) == ("failed", 1)
     assert "ValueError: no" in failed["error"]

@@ -8,7 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 import libsafe_nb
-from libsafe_nb import errors, supplied
+from libsafe_nb import errors, nuclio, supplied
 from libsafe_nb.compat.session import secrets_of
 
 TOKEN = "tok-9fK2mQ7xW4vZ8bN1"
@@ -105,23 +105,85 @@ def test_a_secret_reaches_the_kernel_and_nothing_else(
     assert record["payload"]["function_params"]["token"] == {"$secret": "token"}
 
 
-def test_the_payload_may_bring_the_value_or_name_it(secretive, settings, connection, container, monkeypatch):
-    data = {"function_data": {"container": {"id": container}}}
-    brought = libsafe_nb.run(
-        {**data, "function_params": {"token": TOKEN}}, secretive(CELL), settings=settings
-    )
-    monkeypatch.setenv("LIBSAFE_SECRET_OTHER", TOKEN)
-    named = libsafe_nb.run(
-        {**data, "function_params": {"undeclared": {"$secret": "other"}, "token": TOKEN[::-1]}},
-        secretive("print(json_sample['function_params']['undeclared'])"),
-        settings=settings,
-    )
+@pytest.mark.parametrize("given", [TOKEN, {"$secret": "token"}], ids=["value", "placeholder"])
+def test_the_payload_may_bring_the_value_or_the_placeholder_of_a_record(
+    secretive, settings, connection, container, monkeypatch, given
+):
+    if given != TOKEN:
+        monkeypatch.setenv("LIBSAFE_SECRET_TOKEN", TOKEN)
+    data = {"function_data": {"container": {"id": container}}, "function_params": {"token": given}}
+    done = libsafe_nb.run(data, secretive(CELL), settings=settings)
 
-    assert (brought.status, named.status) == ("completed", "completed"), (brought.error, named.error)
-    assert printed(connection, container, named) == "[redacted:other]\n"
-    for done in (brought, named):
-        assert TOKEN.encode() not in everything(connection, container, done)
-        assert TOKEN[::-1].encode() not in everything(connection, container, done)
+    assert done.status == "completed", done.error
+    assert printed(connection, container, done) == f"[redacted:token] {len(TOKEN)} True\n[]\n"
+    assert TOKEN.encode() not in everything(connection, container, done)
+
+
+HANDLER = "def handler(context, event):\n    return 1\n"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"undeclared": {"$secret": "other"}},
+        {"undeclared": {"$secret": "serve_key"}},
+        {"undeclared": {"$secret": "undeclared"}},
+        {"token": {"$secret": "other"}},
+        {"token": {"$secret": "token", "more": 1}},
+        {"token": {"$secret": 7}},
+        {"count": {"$secret": "count"}},
+        {"undeclared": {"deep": [1, {"deeper": {"$secret": "other"}}]}},
+    ],
+    ids=json.dumps,
+)
+@pytest.mark.parametrize("kind", ["notebook", "handler"])
+@pytest.mark.parametrize("way", ["payload", "params"])
+def test_nobody_names_a_secret_of_the_machine(
+    secretive, settings, connection, container, monkeypatch, tmp_path, params, kind, way
+):
+    """Whoever may call a function chooses neither which secret it gets nor that an undeclared one is filled in."""
+    for name in ("TOKEN", "OTHER", "SERVE_KEY", "UNDECLARED", "COUNT"):
+        monkeypatch.setenv(f"LIBSAFE_SECRET_{name}", TOKEN[::-1])
+    path = secretive(CELL) if kind == "notebook" else tmp_path / "h.py"
+    if kind == "handler":
+        path.write_text(HANDLER)
+    data = {"function_data": {"container": {"id": container}}}
+    given = {"params": params} if way == "params" else {}
+    payload = data if way == "params" else {**data, "function_params": params}
+    with pytest.raises(errors.ParameterError, match="declares as Secret") as raised:
+        libsafe_nb.run(payload, path, settings=settings, **given)
+
+    assert raised.value.exit_code == 2
+    assert list(connection.client.jobs(container=container)) == []
+
+
+def test_nor_does_who_calls_over_http(secretive, settings, container, monkeypatch):
+    """`serve`, too, answers by `nuclio.answer`."""
+    for name in ("TOKEN", "SERVE_KEY"):
+        monkeypatch.setenv(f"LIBSAFE_SECRET_{name}", TOKEN)
+    data = {
+        "function_data": {"container": {"id": container}},
+        "function_params": {"x": {"$secret": "serve_key"}},
+    }
+    status, body = nuclio.answer(json.dumps(data), secretive(CELL), settings=settings)
+
+    assert (status, body["error"]["type"]) == (400, "ParameterError")
+
+
+@pytest.mark.parametrize("name", ["serve_key", "key_user", "SERVE_KEY", "serve_key_file"])
+def test_a_key_of_our_own_is_no_parameter(secretive, settings, connection, container, monkeypatch, name):
+    monkeypatch.setenv(f"LIBSAFE_SECRET_{name.upper()}", TOKEN)
+    path = secretive("1", parameters=f"json_sample = {{}}\n{name}: 'Secret' = ''")
+    with pytest.raises(errors.ParameterError, match="a key of libsafe-nb"):
+        libsafe_nb.run(None, path, container=container, settings=settings)
+    assert list(connection.client.jobs(container=container)) == []
+
+
+def test_a_placeholder_in_the_notebook_itself_is_none_either(secretive, settings, container, monkeypatch):
+    monkeypatch.setenv("LIBSAFE_SECRET_OTHER", TOKEN)
+    path = secretive("1", parameters='json_sample = {"function_params": {"x": {"$secret": "other"}}}')
+    with pytest.raises(errors.ParameterError, match="declares as Secret"):
+        libsafe_nb.run(None, path, container=container, settings=settings)
 
 
 def test_a_pasted_default_of_a_secret_is_taken_out(secretive, settings, connection, container, monkeypatch):

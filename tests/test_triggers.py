@@ -14,7 +14,7 @@ import pytest
 import requests
 from botocore.config import Config
 from click.testing import CliRunner
-from conftest import REQUEST, TELL, write_function
+from conftest import REQUEST, TELL, takes, write_function
 from engine_runs import wait_for
 from environs import variables
 
@@ -107,7 +107,7 @@ def test_every_happening_fires_with_the_payload_filled(
     connection,
     anybody,
 ):
-    key = publish(TELL)
+    key = publish(TELL, parameters=takes("from"))
     anybody(container, "in/a.ipynb", b"{}")
     file = connection.client.file_by_path(container, "in/a.ipynb")["id"]
     if type in ("metadata_updated", "metadata_deleted"):
@@ -262,7 +262,7 @@ def told_by(connection, job):
 def test_on_demand_with_files_and_folders_that_a_user_has_chosen(
     by, platform, functions, publish, payload_of, container, connection, anybody, monkeypatch
 ):
-    key = publish(TELL)
+    key = publish(TELL, parameters=takes("from", "n"))
     trigger = functions.add_trigger(
         key, "on_demand", container_id=container, params={"from": "trigger", "n": 1}
     )
@@ -319,6 +319,20 @@ def test_a_file_that_was_deleted_meanwhile_does_not_spoil_its_batch(
     [call] = wait_for(lambda: list(functions.calls(function=key, status="completed")), 60)
 
     assert payload_of(call["job_id"])["function_data"]["files"]["paths"] == ["/gone.txt", "/there.txt"]
+
+
+def test_nor_that_of_a_call_on_demand(functions, publish, payload_of, container, connection, anybody):
+    key = publish(TELL)
+    functions.update(key, paused=True)
+    for path in ("in/gone.txt", "in/there.txt"):
+        anybody(container, path)
+    call = functions.call(key, container=container, files=["/in"])
+    connection.client.delete_file(connection.client.file_by_path(container, "in/gone.txt")["id"])
+    functions.update(key, paused=False)
+    wait_for(lambda: functions.get_call(call["id"])["status"] == "completed", 60)
+
+    paths = payload_of(call["job_id"])["function_data"]["files"]["paths"]
+    assert paths == ["/in/gone.txt", "/in/there.txt"]
 
 
 # The clock, over restarts ---------------------------------------------------------------------------------------

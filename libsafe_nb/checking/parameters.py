@@ -12,6 +12,7 @@ from libsafe_nb import description, notebook
 from libsafe_nb.checking.cells import Cell
 from libsafe_nb.checking.examined import Examined, Found, lines_of, tags
 from libsafe_nb.checking.places import names_of_libnova
+from libsafe_nb.declared import Parameter, convert
 from libsafe_nb.errors import NotebookError, ParameterError
 
 _MORE = "the payload of the run is put in place of it"
@@ -43,7 +44,7 @@ class Parameters:
 
     cell: Cell | None = None
     assigned: tuple[Assigned, ...] = ()
-    declared: Mapping[str, notebook.Parameter] = field(default_factory=dict)
+    declared: Mapping[str, Parameter] = field(default_factory=dict)
     payload: Assigned | None = None
 
     @property
@@ -230,12 +231,12 @@ def _is_literal(value: ast.expr | None) -> bool:
     return True
 
 
-def _fits(parameter: notebook.Parameter) -> bool:
+def _fits(parameter: Parameter) -> bool:
     if parameter.secret:
         return parameter.default is None or isinstance(parameter.default, str)
     try:
         # What the runner would convert, such as '3' for a number, is not of the type as it stands.
-        return notebook.convert(parameter.default, parameter) is parameter.default
+        return convert(parameter.default, parameter) is parameter.default
     except ParameterError:
         return False
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from libsafe_nb.cli.types import Group, Seconds
+from libsafe_nb.cli.types import AskingCommand, AskingGroup, Seconds
 from libsafe_nb.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def show_json(found: Any) -> None:
     click.echo(json.dumps(found, ensure_ascii=False, indent=2))
 
 
-@click.command()
+@click.command(cls=AskingCommand)
 @click.argument("notebook")
 @click.option(
     "--key",
@@ -55,7 +55,7 @@ def publish(notebook: str, key: str | None, as_json: bool) -> None:
         click.echo(f"{found['key']}  version {found['version']}  sha256 {found['sha256']}")
 
 
-@click.group(cls=Group)
+@click.group(cls=AskingGroup)
 def functions() -> None:
     """Published functions and the queue of their calls."""
 
@@ -86,9 +86,14 @@ def show(key: str) -> None:
 
 @functions.command()
 @click.argument("key")
-def versions(key: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def versions(key: str, as_json: bool) -> None:
     """A function's versions, newest first; the current one is marked."""
-    for each in connected().versions(key):
+    found = connected().versions(key)
+    if as_json:
+        show_json(found)
+        return
+    for each in found:
         mark = "*" if each["current"] else " "
         click.echo(f"{mark} {each['number']}  {each['date_create']}  sha256 {each['sha256']}  {each['name']}")
 
@@ -184,11 +189,14 @@ def set_(key: str, **given: Any) -> None:
     default=0,
     show_default=True,
     metavar="N",
-    help="From -100 to 100; higher ones start first, however long others have waited.",
+    help="From -100 to 100; higher ones start first, however long others have waited. Above 0: the platform's own user only.",
 )
 @click.option(
-    "--wait", is_flag=True, help="Wait for its end; exit code 1 if it failed, 3 if it is dead or cancelled."
+    "--wait",
+    is_flag=True,
+    help="Wait for its end. Exit code: 0 completed, 1 failed, 2 refused when it was to start, 3 dead or cancelled, 4 its time-out passed.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the call as JSON.")
 def call_(
     key: str,
     container: str,
@@ -197,6 +205,7 @@ def call_(
     version: int | None,
     priority: int,
     wait: bool,
+    as_json: bool,
 ) -> None:
     """Queue one call of a function, as a user who has chosen files does.
 
@@ -208,12 +217,38 @@ def call_(
 
     given = dict(pair(each) for each in params)
     ours = connected()
-    made = ours.call(key, container=container, files=files, params=given, version=version, priority=priority)
+    made = ours.call(
+        key,
+        container=container,
+        files=files,
+        params=given,
+        version=version,
+        priority=priority,
+        # Who calls by hand is told at once that too many wait.
+        when_full=False,
+    )
     while wait and made["status"] not in ENDED:
         time.sleep(POLL)
         made = ours.get_call(made["id"])
-    _line(made)
-    sys.exit({"failed": 1, "dead": 3, "cancelled": 3}.get(made["status"], 0))
+    if as_json:
+        show_json(ours.get_call(made["id"]))
+    else:
+        _line(made)
+    sys.exit(_exit_code(ours, made))
+
+
+def _exit_code(ours: Functions, call: dict[str, Any]) -> int:
+    """As `run` ends for the same outcome; a call that somebody cancelled was not executed."""
+    if call["status"] != "failed":
+        return {"dead": 3, "cancelled": 3}.get(call["status"], 0)
+    result = ours.job(call["job_id"])["result"]
+    result = result if isinstance(result, dict) else {}
+    if result.get("status") == "timeout":
+        return 4
+    error = result.get("error")
+    # By the queue's own word, and without a run: it was refused when it was to start.
+    refused = isinstance(error, dict) and error.get("type") == "Queue" and not result.get("run")
+    return 2 if refused else 1
 
 
 def _line(call: dict[str, Any]) -> None:
@@ -249,9 +284,14 @@ def calls(key: str | None, status: str | None, limit: int, as_json: bool) -> Non
 
 
 @functions.command()
-def dead() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def dead(as_json: bool) -> None:
     """The calls that were given up after their attempts."""
-    for each in connected().calls(status="dead"):
+    found = list(connected().calls(status="dead"))
+    if as_json:
+        show_json(found)
+        return
+    for each in found:
         _line(each)
 
 
@@ -326,11 +366,19 @@ def keep(days: int | None, calls: int | None) -> None:
     help="Seconds between two looks.",
 )
 @click.option("--once", is_flag=True, help="Print the view once and end.")
-def watch(every: float, once: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="With --once: print the view as JSON.")
+def watch(every: float, once: bool, as_json: bool) -> None:
     """A live view: the queue, running jobs, rates, what is wrong and the last failures. Ends with Ctrl-C.
 
     Where the output is no terminal, the view is printed once.
     """
+    if as_json:
+        if not once:
+            raise UsageError("functions watch: expected --once with --json")
+        from libsafe_nb.board import look
+
+        show_json(look(connected()).to_json())
+        return
     from libsafe_nb.board import watch as watch_
 
     watch_(connected(), every=every, once=once)

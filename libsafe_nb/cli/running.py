@@ -187,6 +187,8 @@ def pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise UsageError(f"--param {text!r}: expected NAME=VALUE")
+    if any(0xD800 <= ord(letter) <= 0xDFFF for letter in value):
+        raise UsageError(f"--param {name}: expected text, got bytes that are none")
     return name, value
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from libsafe_nb.cli.functions import connected, show_json
-from libsafe_nb.cli.types import Group, Seconds
+from libsafe_nb.cli.types import AskingGroup, Seconds
 
 
-@click.group(cls=Group)
+@click.group(cls=AskingGroup)
 def trigger() -> None:
     """What starts a function: happenings to files, a clock, or a user."""
 

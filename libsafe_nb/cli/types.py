@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -14,6 +16,39 @@ class Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+
+REFUSED = (400, 403, 404, 409, 413)
+"""Answers that say that what was asked for is wrong, is not there, or may not be done: nothing was started."""
+
+
+@contextlib.contextmanager
+def refusals_as_usage() -> Iterator[None]:
+    """What the platform refuses is bad usage, exit code 2; that it is away, or broken, is not."""
+    from libsafe_nb.errors import PlatformError, UsageError
+
+    try:
+        yield
+    except PlatformError as exc:
+        if exc.status not in REFUSED:
+            raise
+        raise UsageError(exc.message) from exc
+
+
+class AskingCommand(click.Command):
+    """A command about what the platform keeps; see `refusals_as_usage`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with refusals_as_usage():
+            return super().invoke(ctx)
+
+
+class AskingGroup(Group):
+    """The same for a group of such commands."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with refusals_as_usage():
+            return super().invoke(ctx)
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only

@@ -197,10 +197,16 @@ def params(value: Any) -> dict[str, Any]:
         raise Problem(400, f"params: expected an object, got {_short(value)}")
     if _deeper(value, MAX_DEPTH):
         raise Problem(400, f"params: expected at most {MAX_DEPTH} levels, got more")
+    plain(value, "params")
+    return value
+
+
+def plain(value: Any, name: str) -> Any:
+    """What SQLite and JSON can hold, at whatever depth."""
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as exc:
-        raise Problem(400, "params: hold a number beyond a double, or half a surrogate pair") from exc
+        raise Problem(400, f"{name}: hold a number beyond a double, or half a surrogate pair") from exc
     return value
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from libsafe_nb.local import counttables, queuetables
 
-VERSION = 3
+VERSION = 4
 """Of the schema; kept in `user_version`."""
 
-MIGRATIONS = {2: queuetables.TABLES, 3: counttables.TABLES}
+MIGRATIONS = {2: queuetables.TABLES, 3: counttables.TABLES, 4: queuetables.WAITING}
 """What brings the rows of the version before to this one; a new file gets `SCHEMA` and then all of them."""
 
 SCHEMA = """

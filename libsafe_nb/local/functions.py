@@ -13,12 +13,15 @@ import re
 import sqlite3
 from typing import Any
 
-from libsafe_nb.errors import LocalPlatformError
+from libsafe_nb import declared
+from libsafe_nb.errors import LocalPlatformError, ParameterError
 from libsafe_nb.local import published
 from libsafe_nb.local.accounts import DEFAULT_USER
-from libsafe_nb.local.ask import Ask, Page, Problem, number, page, text
+from libsafe_nb.local.ask import Ask, Page, Problem, number, page, plain, text
 from libsafe_nb.local.database import Database, now
 
+MAX_NAME = 200
+"""Bytes of a published file's name: a worker writes it under this name, and file systems take 255, temporary endings and all."""
 KINDS = ("notebook", "handler")
 KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 SETTINGS: dict[str, tuple[type, float, float]] = {
@@ -54,13 +57,17 @@ def function_publish(ask: Ask) -> dict[str, Any]:
     name = text(fields.get("name"), "name", most=200)
     if "/" in name or name in (".", "..") or not name.isprintable():
         raise Problem(400, f"name: expected a file's name, got {name!r}")
+    if len(name.encode()) > MAX_NAME:
+        raise Problem(400, f"name: expected at most {MAX_NAME} bytes, got {len(name.encode())}: {name[:50]}…")
     parameters = fields.get("parameters") or []
     if not isinstance(parameters, list) or not all(isinstance(each, dict) for each in parameters):
         raise Problem(400, "parameters: expected a list of objects")
+    if any(each.get("secret") and each.get("default") is not None for each in parameters):
+        raise Problem(400, "parameters: a secret has no default: it would be stored and shown")
     told = {
         "title": text(fields.get("title") or key, "title", most=1000),
         "description": text(fields.get("description") or "", "description", most=100_000, empty=True),
-        "parameters": json.dumps(parameters, ensure_ascii=False),
+        "parameters": json.dumps(plain(parameters, "parameters"), ensure_ascii=False),
     }
     try:
         sha256 = published.keep(ask.platform.functions, data)
@@ -167,8 +174,12 @@ def function_content(ask: Ask) -> dict[str, Any]:
 # For the other calls --------------------------------------------------------------------------------------------
 
 
+def is_operator(ask: Ask) -> bool:
+    return ask.user.root or ask.user.id == DEFAULT_USER
+
+
 def need_operator(ask: Ask) -> None:
-    if not (ask.user.root or ask.user.id == DEFAULT_USER):
+    if not is_operator(ask):
         raise Problem(
             403,
             "functions run with the keys of the platform's own user, who alone sets them (or the root key)",
@@ -194,6 +205,15 @@ def version_of(db: Database, function: int, wanted: int) -> sqlite3.Row:
     if row is None:
         raise Problem(404, f"the function has no version {wanted}")
     return row
+
+
+def check_params(function: sqlite3.Row, version: sqlite3.Row, given: dict[str, Any]) -> None:
+    """400 for parameters that the version does not take, or that must not be stored."""
+    told, handler = json.loads(version["parameters"]), version["kind"] == "handler"
+    try:
+        declared.check_queued(function["key"], told, given, handler=handler)
+    except ParameterError as exc:
+        raise Problem(400, str(exc)) from exc
 
 
 def version_shape(row: sqlite3.Row) -> dict[str, Any]:

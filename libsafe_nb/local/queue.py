@@ -128,6 +128,15 @@ def _link(db: Database, call: int, file_ids: Sequence[int]) -> None:
     )
 
 
+def waiting(db: Database, function: int, user: int, most: int) -> int:
+    """How many calls of a function wait that this user made, or that events made in the user's name; counted up to `most`."""
+    count: int = db.one(
+        "SELECT count(*) FROM (SELECT 1 FROM call WHERE status = 'queued' AND function_id = ? AND user_id = ? LIMIT ?)",
+        (function, user, most),
+    )[0]
+    return count
+
+
 def find(db: Database, call: int) -> sqlite3.Row | None:
     row: sqlite3.Row | None = db.one("SELECT * FROM call WHERE id = ?", (call,))
     return row
@@ -166,10 +175,10 @@ def _taken_up(db: Database, row: sqlite3.Row, owner: str, lease: float, at: floa
     """A call whose worker died. One that has not even begun its run counts as an attempt: it may be what kills them."""
     begun = _job_status(db, row) != "QUEUED"
     if not begun:
-        db.execute("UPDATE call SET attempts = attempts + 1 WHERE id = ?", (row["id"],))
         if row["attempts"] >= _function(db, row)["attempts"]:
             end_job(db, row["job_id"], "FAILED", ERRORED, "the worker died before the run began", at)
             return None
+        db.execute("UPDATE call SET attempts = attempts + 1 WHERE id = ?", (row["id"],))
     return _leased(db, row, owner, lease, at)
 
 

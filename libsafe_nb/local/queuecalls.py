@@ -33,7 +33,9 @@ _SELECT = "SELECT c.*, f.key FROM call c JOIN function f ON f.id = c.function_id
 def call_create(ask: Ask) -> dict[str, Any]:
     """
     Queue one call: `container_id`, and perhaps `file_ids`, `paths` (a folder stands for all in it), `params`,
-    `version`, `priority` and `run` (that of the job that asks). 429 when too many wait already.
+    `version`, `priority` and `run` (that of the job that asks). 429 when too many of this user wait already.
+
+    Parameters are held against the version that is asked for, or current now; the worker does so again at the start.
     """
     function, fields = functions.asked(ask), ask.fields()
     if not function["enabled"]:
@@ -43,10 +45,11 @@ def call_create(ask: Ask) -> dict[str, Any]:
         raise Problem(
             403, f"container {container}: the platform's own user, as whom functions run, may not work there"
         )
-    if function["queued"] >= function["queue_limit"]:
+    waiting = queue.waiting(ask.db, function["id"], ask.user.id, function["queue_limit"])
+    if waiting >= function["queue_limit"]:
         raise Problem(
             429,
-            f"{function['queued']} calls of {function['key']} wait already; try again later",
+            f"{waiting} calls of {function['key']} by user {ask.user.id} wait already; try again later",
             retry_after=RETRY_AFTER,
         )
     version = fields.get("version")
@@ -59,7 +62,9 @@ def call_create(ask: Ask) -> dict[str, Any]:
         " AND (container_id IS NULL OR container_id = ?) ORDER BY id LIMIT 1",
         (function["id"], ON_DEMAND, container),
     )
-    given = params(fields.get("params"))
+    given = {**(json.loads(trigger["params"]) if trigger else {}), **params(fields.get("params"))}
+    current = functions.version_of(ask.db, function["id"], version or function["version"])
+    functions.check_params(function, current, given)
     call = queue.make(
         ask.db,
         queue.Order(
@@ -70,9 +75,9 @@ def call_create(ask: Ask) -> dict[str, Any]:
             trigger_id=trigger["id"] if trigger else None,
             file_ids=list(chosen),
             file_paths=list(chosen.values()),
-            params={**(json.loads(trigger["params"]) if trigger else {}), **given},
+            params=given,
             version=version,
-            priority=_priority(fields.get("priority", 0)),
+            priority=_priority(ask, fields.get("priority", 0)),
             ancestors=json.dumps(lineage),
             depth=depth,
             cause_job=ask.job,
@@ -115,9 +120,14 @@ def _run(fields: dict[str, Any]) -> str | None:
     return None if given is None else text(given, "run", most=36)
 
 
-def _priority(value: Any) -> int:
+def _priority(ask: Ask, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not -100 <= value <= 100:
         raise Problem(400, f"priority: expected a number from -100 to 100, got {str(value)[:50]!r}")
+    if value > 0 and not functions.is_operator(ask):
+        raise Problem(
+            403,
+            "priority: above 0 is for the platform's own user (or the root key), who may let calls pass others",
+        )
     return value
 
 
@@ -239,7 +249,7 @@ def call_update(ask: Ask) -> dict[str, Any]:
     call, fields = find(ask), ask.fields()
     if "priority" in fields:
         ask.db.execute(
-            "UPDATE call SET priority = ? WHERE id = ?", (_priority(fields["priority"]), call["id"])
+            "UPDATE call SET priority = ? WHERE id = ?", (_priority(ask, fields["priority"]), call["id"])
         )
     if "status" in fields:
         if fields["status"] != "cancelled":

@@ -1,4 +1,4 @@
-"""The rows of functions, triggers, events and calls: what version 2 of the schema adds."""
+"""The rows of functions, triggers, events and calls: what versions 2 and 4 of the schema add."""
 
 TABLES = """
 CREATE TABLE function (
@@ -93,3 +93,8 @@ CREATE INDEX call_trigger ON call (trigger_id, status);
 ALTER TABLE job ADD COLUMN call_id INTEGER;
 CREATE INDEX job_call ON job (call_id) WHERE call_id IS NOT NULL;
 """
+
+WAITING = """
+CREATE INDEX call_waiting ON call (function_id, user_id) WHERE status = 'queued';
+"""
+"""What version 4 adds: how many calls of one user wait is asked at each call."""

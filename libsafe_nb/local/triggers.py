@@ -11,7 +11,7 @@ from libsafe_nb.local import expressions, schedule
 from libsafe_nb.local.ask import Ask, Page, Problem, number, page, params, text
 from libsafe_nb.local.database import now
 from libsafe_nb.local.firing import FILE_TYPES, LONGEST_BATCH
-from libsafe_nb.local.functions import by_key, need_operator
+from libsafe_nb.local.functions import by_key, check_params, need_operator, version_of
 from libsafe_nb.local.schedule import CLOCK_TYPES
 
 ON_DEMAND = "on_demand"
@@ -35,6 +35,7 @@ def trigger_create(ask: Ask) -> dict[str, Any]:
             400, f"container_id: a trigger of type {kind} needs the container that its jobs belong to"
         )
     given = params(fields.get("params"))
+    check_params(function, version_of(ask.db, function["id"], function["version"]), given)
     filters = _filters(fields, kind)
     trigger = ask.db.insert(
         "function_trigger",
@@ -70,6 +71,11 @@ def _filters(fields: dict[str, Any], kind: str) -> dict[str, Any]:
     for name in ("size_min", "size_max"):
         if fields.get(name) is not None:
             found[name] = number(fields[name], name=name)
+    if found.get("size_min", 0) > found.get("size_max", found.get("size_min", 0)):
+        raise Problem(
+            400,
+            f"size_min: expected at most size_max, {found['size_max']}, got {found['size_min']}: no file is so",
+        )
     found["batch_files"] = _bounded(fields, "batch_files", 100, 1, 10_000)
     found["batch_seconds"] = _bounded(fields, "batch_seconds", 1, 0, LONGEST_BATCH)
     return found

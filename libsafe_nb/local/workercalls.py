@@ -63,6 +63,7 @@ def _order(ask: Ask, row: sqlite3.Row) -> dict[str, Any]:
             "sha256": version["sha256"],
             "kind": version["kind"],
             "name": version["name"],
+            "parameters": json.loads(version["parameters"]),
         },
         "payload": {
             "function_data": {

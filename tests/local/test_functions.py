@@ -10,6 +10,14 @@ from libsafe_nb.local import queuecalls
 from libsafe_nb.local.ask import Problem
 
 CONTENT = b'{"cells": []}'
+SECRET = "hunter2-SECRET-abcdef123456"
+PARAMETERS = [
+    {"name": "n", "type": "int", "default": 1, "secret": False, "help": ""},
+    {"name": "any", "type": "any", "default": None, "secret": False, "help": ""},
+    {"name": "kind", "type": "Literal['a', 'b']", "default": "a", "secret": False, "help": ""},
+    {"name": "many", "type": "Optional[list[int]]", "default": None, "secret": False, "help": ""},
+    {"name": "token", "type": "secret", "default": None, "secret": True, "help": ""},
+]
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ def publish(rest):
 @pytest.fixture
 def paused(rest, publish):
     """A function whose calls are taken and not started."""
-    made = publish()
+    made = publish(parameters=PARAMETERS)
     return rest.ok("PUT", f"/function/{made['key']}", json={"paused": True})["key"]
 
 
@@ -71,6 +79,8 @@ def test_bytes_that_were_changed_on_the_disk_are_not_given_out(rest, publish, se
         ({"kind": "binary"}, 400),
         ({"name": "../f.ipynb"}, 400),
         ({"parameters": ["x"]}, 400),
+        ({"parameters": [{"name": "token", "secret": True, "default": SECRET}]}, 400),
+        ({"parameters": [{"name": "half", "default": "\ud800"}]}, 400),
         ({"content": base64.b64encode(b"x" * (32 * 1024 * 1024 + 1)).decode()}, 413),
     ],
 )
@@ -201,6 +211,79 @@ def test_what_waits_is_not_queued_again_nor_what_has_ended_cancelled_otherwise(r
     assert "has ended as failed" in rest.refused(409, "PUT", f"/call/{call}", json={"status": "cancelled"})
 
 
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"token": SECRET}, "token is a secret, and is not taken from an argument; set LIBSAFE_SECRET_TOKEN"),
+        ({"nonsense": 4}, "unknown parameter 'nonsense'"),
+        ({"n": "x"}, "expected int, got 'x'"),
+        ({"n": None}, "expected int"),
+        ({"kind": "c"}, "Literal"),
+        ({"many": "[1, 2.5]"}, "list"),
+        ({"any": {"deep": [{"$secret": "other"}]}}, "declares as Secret"),
+        ({"any": {"$secret": "serve_key"}}, "declares as Secret"),
+        ({"token": {"$secret": "token"}}, "secret"),
+        ({"any": "\ud800"}, "half a surrogate pair"),
+    ],
+    ids=str,
+)
+def test_what_a_function_does_not_take_is_neither_queued_nor_set_nor_kept(
+    rest, served, container, paused, params, said
+):
+    for way, body in (
+        (f"/function/{paused}/call", {"container_id": container, "params": params}),
+        ("/trigger", {"function": paused, "type": "on_demand", "params": params}),
+    ):
+        assert said in rest.refused(400, "POST", way, json=body)
+    assert rest.ok("GET", "/call", params={"container_id": container}) == []
+    assert rest.ok("GET", "/trigger", params={"function": paused}) == []
+    assert not any(SECRET.encode() in path.read_bytes() for path in served.root.glob("*") if path.is_file())
+
+
+def test_what_it_takes_is_kept_as_it_was_given(rest, container, paused, publish):
+    params = {"n": "4", "kind": "b", "many": "[1, 2]", "any": {"x": [1]}}
+    made = rest.ok("POST", f"/function/{paused}/call", json={"container_id": container, "params": params})
+    assert rest.ok("GET", f"/call/{made['id']}")["params"] == params
+    handler = publish(kind="handler", name="h.py")["key"]
+    rest.ok("PUT", f"/function/{handler}", json={"paused": True})
+    call = {"container_id": container, "params": {"whatever": 1}}
+    rest.ok("POST", f"/function/{handler}/call", json=call)
+    call["params"] = {"whatever": {"$secret": "other"}}
+    rest.refused(400, "POST", f"/function/{handler}/call", json=call)
+
+
+def test_the_version_that_is_asked_for_says_what_it_takes(rest, container, paused, publish):
+    publish(paused, b'{"cells": [1]}')
+    call = {"container_id": container, "params": {"n": 1}}
+    rest.refused(400, "POST", f"/function/{paused}/call", json=call)
+    rest.ok("POST", f"/function/{paused}/call", json={**call, "version": 1})
+
+
+def test_one_user_fills_the_queue_for_nobody_else_and_passes_nobody(rest, other, container, paused):
+    other.rest.ok("POST", f"/container/{other.container}/grant", json={"user_id": "1"})
+    rest.ok("PUT", f"/function/{paused}", json={"queue_limit": 2})
+    call = f"/function/{paused}/call"
+    theirs = {"container_id": other.container}
+    assert "priority" in other.rest.refused(403, "POST", call, json={**theirs, "priority": 1})
+    made = [other.rest.ok("POST", call, json={**theirs, "priority": priority}) for priority in (0, -5)]
+    assert "2 calls" in other.rest.refused(429, "POST", call, json=theirs)
+    assert other.rest.refused(403, "PUT", f"/call/{made[0]['id']}", json={"priority": 100})
+    ours = [rest.ok("POST", call, json={"container_id": container, "priority": 100}) for _ in range(2)]
+    assert rest.refused(429, "POST", call, json={"container_id": container})
+    rest.ok("PUT", f"/call/{made[0]['id']}", json={"priority": 1})
+    for each in (*made, *ours):
+        rest.ok("PUT", f"/call/{each['id']}", json={"status": "cancelled"})
+
+
+@pytest.mark.parametrize(("name", "taken"), [("ß" * 100, True), ("ß" * 101, False), ("x" * 201, False)])
+def test_a_files_name_fits_into_every_file_system(rest, publish, name, taken):
+    if taken:
+        assert publish(name=name)["name"] == name
+    else:
+        body = {"key": "f", "content": "e30=", "kind": "notebook", "name": name}
+        assert "name" in rest.refused(400, "POST", "/function", json=body)
+
+
 def test_unknown_disabled_and_too_many(rest, container, paused):
     call = f"/function/{paused}/call"
     rest.refused(404, "POST", "/function/nobody/call", json={"container_id": container})
@@ -223,6 +306,7 @@ def test_unknown_disabled_and_too_many(rest, container, paused):
         {"type": "file_created", "name_regex": "(?:tif){e<=1}"},
         {"type": "cron", "schedule": "0 0 0 * * *"},
         {"type": "file_created", "batch_files": 0},
+        {"type": "file_created", "size_min": 5, "size_max": 4},
         {"type": "file_created", "schedule": "* * * * *"},
         {"type": "minute"},
         {"type": "minute", "mime": "a/b"},

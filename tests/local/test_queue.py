@@ -119,6 +119,18 @@ def test_attempts_come_later_and_later_with_jobs_of_their_own_and_then_it_is_dea
     assert queue.claim(db, "w", 60, 40.0)["attempts"] == 1
 
 
+def test_a_worker_that_dies_before_the_run_began_is_one_attempt_and_no_more_are_counted_than_allowed(
+    db, function
+):
+    call = queue.make(db, order(function(attempts=2, backoff=0)))
+    queue.claim(db, "a", 1, 0.0)
+    taken_up = queue.claim(db, "b", 1, 2.0)
+    assert (taken_up["status"], taken_up["attempts"]) == ("running", 2)
+    assert queue.claim(db, "c", 1, 4.0) is None
+    found = queue.find(db, call)
+    assert (found["status"], found["attempts"]) == ("dead", 2)
+
+
 def test_the_end_of_an_earlier_attempts_job_changes_nothing(db, function):
     call = queue.make(db, order(function()))
     first = queue.claim(db, "w", 60, 0.0)["job_id"]
