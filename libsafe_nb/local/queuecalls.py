@@ -19,7 +19,8 @@ MAX_PATHS = 8_000_000
 MAX_DEPTH = 16
 """How deep functions may call each other."""
 RETRY_AFTER = 5
-_SELECT = "SELECT c.*, f.key FROM call c JOIN function f ON f.id = c.function_id"
+UNREACHABLE = "the platform's own user, as whom functions run, may not work there"
+SELECT = "SELECT c.*, f.key FROM call c JOIN function f ON f.id = c.function_id"
 
 
 # On demand -----------------------------------------------------------------------------------------------------------
@@ -35,9 +36,7 @@ def call_create(ask: Ask) -> dict[str, Any]:
         raise Problem(409, f"function {function['key']} is disabled")
     container = ask.container(number(fields.get("container_id"), name="container_id"))["id"]
     if not reachable(ask.db, container):
-        raise Problem(
-            403, f"container {container}: the platform's own user, as whom functions run, may not work there"
-        )
+        raise Problem(403, f"container {container}: {UNREACHABLE}")
     if function["queued"] >= function["queue_limit"]:
         raise Problem(
             429,
@@ -143,7 +142,7 @@ def _below(ask: Ask, container: int, path: str) -> list[sqlite3.Row]:
     low, high = files.below(path) if path else ("", "\U0010ffff")
     return ask.db.all(
         "SELECT id, path FROM file WHERE container_id = ? AND path >= ? AND path < ? AND type = 'FILE'"
-        " AND NOT deleted AND path NOT LIKE 'provenance/%' ORDER BY path LIMIT ?",
+        " AND NOT deleted AND path NOT GLOB 'provenance/*' ORDER BY path LIMIT ?",
         (container, low, high, MAX_FILES + 1),
     )
 
@@ -174,7 +173,7 @@ def call_list(ask: Ask) -> Page:
         conditions.append("c.container_id = ?")
         bound.append(ask.container(number(ask.query["container_id"], name="container_id"))["id"])
     rows = ask.db.all(
-        f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY c.id {'DESC' if newest else 'ASC'} LIMIT ?",
+        f"{SELECT} WHERE {' AND '.join(conditions)} ORDER BY c.id {'DESC' if newest else 'ASC'} LIMIT ?",
         [*bound, limit + 1],
     )
     return page(rows, limit, lambda row: row["id"], shape)
@@ -274,7 +273,7 @@ def queue_update(ask: Ask) -> dict[str, Any]:
 
 
 def find(ask: Ask) -> sqlite3.Row:
-    row: sqlite3.Row | None = ask.db.one(f"{_SELECT} WHERE c.id = ?", (ask.id("call"),))
+    row: sqlite3.Row | None = ask.db.one(f"{SELECT} WHERE c.id = ?", (ask.id("call"),))
     if row is None:
         raise Problem(404, f"there is no call {ask.path['call']}")
     if not ask.may(row["container_id"]):
@@ -283,7 +282,7 @@ def find(ask: Ask) -> sqlite3.Row:
 
 
 def by_id(ask: Ask, call: int) -> dict[str, Any]:
-    return shape(ask.db.one(f"{_SELECT} WHERE c.id = ?", (call,)))
+    return shape(ask.db.one(f"{SELECT} WHERE c.id = ?", (call,)))
 
 
 def shape(row: sqlite3.Row) -> dict[str, Any]:
