@@ -175,8 +175,19 @@ class Client:
         """
         method = method.upper()
         where = "/".join(_segment(each) for each in path.lstrip("/").split("/"))
-        request = Request(method, f"{self.url}/{where}", params=params, json=json, repeatable=method in SAFE)
+        request = Request(
+            method,
+            f"{self.url}/{where}",
+            params=params,
+            json=json,
+            headers=self._whose(),
+            repeatable=method in SAFE,
+        )
         return with_string_ids(self._transport.send(request).get("result"))
+
+    def _whose(self) -> dict[str, str]:
+        """What every request says of whose it is."""
+        return {JOB_HEADER: self._job} if self._job else {}
 
     def _envelope(
         self,
@@ -193,11 +204,9 @@ class Client:
         when_full: bool = True,
     ) -> dict[str, Any]:
         endpoint = ENDPOINTS[name]
-        headers = {}
+        headers = self._whose()
         if endpoint.method != "GET":
             headers["Idempotency-Key"] = idempotency_key or uuid.uuid4().hex
-        if self._job:
-            headers[JOB_HEADER] = self._job
         return self._transport.send(
             Request(
                 endpoint.method,

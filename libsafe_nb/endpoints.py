@@ -117,7 +117,7 @@ ENDPOINTS: dict[str, Endpoint] = {
     "tag_delete": Endpoint("DELETE", "/tag/{tag}", "unverified", "remove a tag"),
     "job_create": Endpoint("POST", "/job", "unverified", "create a job"),
     "job_list": Endpoint("GET", "/job", "unverified", "jobs, by `status` and `container_id`"),
-    "job_get": Endpoint("GET", "/job/{job}", "unverified", "one job"),
+    "job_get": Endpoint("GET", "/job/{job}", "unverified", "one job, with the key that signs what it writes"),
     "job_update": Endpoint("PUT", "/job/{job}", "unverified", "set a job's status, result or progress"),
     "job_messages": Endpoint("GET", "/job/{job}/message", "unverified", "a job's messages, oldest first"),
     "job_message": Endpoint("POST", "/job/{job}/message", "unverified", "write a job message"),
@@ -137,7 +137,10 @@ ENDPOINTS: dict[str, Endpoint] = {
         "GET", "/function/{function}/version", "unverified", "a function's versions, newest first"
     ),
     "function_content": Endpoint(
-        "GET", "/function/{function}/version/{number}", "unverified", "the bytes of one version"
+        "GET",
+        "/function/{function}/version/{number}",
+        "unverified",
+        "the bytes of one version (for the platform's own user and root)",
     ),
     "call_create": Endpoint(
         "POST",
@@ -146,7 +149,12 @@ ENDPOINTS: dict[str, Endpoint] = {
         "queue a call with chosen files or folders; 429 when too many wait",
     ),
     "trigger_create": Endpoint("POST", "/trigger", "unverified", "add a trigger to a function"),
-    "trigger_list": Endpoint("GET", "/trigger", "unverified", "triggers, by `function`"),
+    "trigger_list": Endpoint(
+        "GET",
+        "/trigger",
+        "unverified",
+        "triggers, by `function`; those of containers in which one may work, and of any",
+    ),
     "trigger_get": Endpoint("GET", "/trigger/{trigger}", "unverified", "one trigger"),
     "trigger_update": Endpoint("PUT", "/trigger/{trigger}", "unverified", "enable or disable a trigger"),
     "trigger_delete": Endpoint("DELETE", "/trigger/{trigger}", "unverified", "remove a trigger"),

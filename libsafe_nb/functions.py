@@ -44,9 +44,9 @@ class Functions:
         parameters: Sequence[Mapping[str, Any]] = (),
     ) -> Shape:
         """
-        Store `data` as a new version, which becomes the current one; what equals the current one makes none.
+        Store `data` as a new version, which becomes the current one; bytes that equal the current one's make none.
 
-        `name` is the file's, whose extension says how it is read.
+        `name` is the file's, whose extension says how it is read: equal bytes that are read otherwise are a new version.
         """
         body = {
             "key": key,
@@ -81,7 +81,7 @@ class Functions:
 
     def content(self, key: str, number: int) -> bytes:
         """
-        The bytes of a version.
+        The bytes of a version; for the platform's own user and root.
 
         Raises
         ------

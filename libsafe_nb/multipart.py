@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from libsafe_nb import s3wire
+from libsafe_nb import marks, s3wire
 from libsafe_nb.errors import ObjectNotFound, StorageError
 from libsafe_nb.objects import ObjectInfo, Stored
 
@@ -174,16 +174,17 @@ class Copying:
             self._condition["CopySourceIfMatch"] = s3wire.quoted(source.etag)
 
     def run(self, *, if_none_match: bool) -> None:
-        arguments = {"IfNoneMatch": "*"} if if_none_match else {}
+        arguments: dict[str, Any] = {"IfNoneMatch": "*"} if if_none_match else {}
+        # Whose write it was is no matter of the copy.
+        kept = {name: value for name, value in self._source.metadata.items() if name != marks.NAME}
+        more = {"ContentType": self._source.content_type or "application/octet-stream", "Metadata": kept}
         if self._source.size <= COPIED_WHOLE:
+            if marks.NAME in self._source.metadata:
+                arguments |= {**more, "MetadataDirective": "REPLACE"}
             self._call(
                 "copy_object", CopySource=self._from, **self._condition, **arguments, settle=self._settle
             )
             return
-        more = {
-            "ContentType": self._source.content_type or "application/octet-stream",
-            "Metadata": dict(self._source.metadata),
-        }
         upload = str(self._call("create_multipart_upload", **more)["UploadId"])
         try:
             parts = [

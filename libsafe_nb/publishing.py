@@ -31,7 +31,7 @@ def publish(
     notebook: str | Path, *, key: str | None = None, settings: Settings | None = None
 ) -> dict[str, Any]:
     """
-    Publish a notebook as the current version of a function; equal bytes are not published again.
+    Publish a notebook as the current version of a function; equal bytes, read the same way, are not published again.
 
     Returns
     -------

@@ -82,6 +82,7 @@ class Job(TypedDict, total=False):
     date_create: str
     date_start: str | None
     date_end: str | None
+    write_key: str
 
 
 class Message(TypedDict, total=False):

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ waits out before it begins; of a worker that has died the platform need not wait
 """
 RENEW = 1.0
 """Seconds between two signs of life; a cancelled call is noticed as soon."""
+KEEP = 30.0
+"""The same, while what others left is finished."""
 IDLE = 10.0
 """Seconds without work after which a worker ends."""
 AGAIN = 30.0
@@ -60,10 +63,30 @@ class Worker:
         """Run what waits, until nothing has for `IDLE` seconds."""
         while (call := self.functions.claim(self.owner, lease=LEASE, wait=IDLE)) is not None:
             try:
-                if self._ready(call):
+                with self._kept(call):
+                    ready = self._ready(call)
+                if ready:
                     self._run(call)
             except LibsafeError as exc:
                 self._refused(call, exc)
+
+    @contextlib.contextmanager
+    def _kept(self, call: dict[str, Any]) -> Iterator[None]:
+        """Give signs of life meanwhile: what others left may wait for a storage that is away for longer than a lease."""
+        done = threading.Event()
+
+        def keep() -> None:
+            while not done.wait(KEEP):
+                with contextlib.suppress(LibsafeError):
+                    self.functions.renew(call["id"], self.owner, lease=LEASE)
+
+        keeper = threading.Thread(target=keep, name="lease", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join()
 
     def _ready(self, call: dict[str, Any]) -> bool:
         """
@@ -138,16 +161,19 @@ class Worker:
     def _refused(self, call: dict[str, Any], exc: LibsafeError) -> None:
         """
         Settle a call whose run did not begin. What is wrong with the function or its files stays wrong; anything else may
-        be better another time. A run that did begin has its evidence on this disk, and is only finished with it.
+        be better another time. Whether it began the platform knows: we may not even see its job any more. A run that did has
+        its evidence on this disk, and is only finished with it.
         """
-        if self.connection.client.job(call["job_id"])["status"] != "QUEUED":
-            print(f"call {call['id']}: {exc}", file=sys.stderr, flush=True)
-            self.functions.release(call["id"], self.owner, delay=AGAIN)
-            return
         status = "failed" if isinstance(exc, UsageError) and not isinstance(exc, SettingsError) else "errored"
-        self.functions.release(
-            call["id"], self.owner, status=status, message=f"could not be run: {exc}"[:9000]
+        settled = self.functions.release(
+            call["id"],
+            self.owner,
+            status=status,
+            message=f"could not be run: {exc}"[:9000],
+            delay=AGAIN,
         )
+        if settled["status"] == "running":
+            print(f"call {call['id']}: {exc}", file=sys.stderr, flush=True)
 
 
 class _Progress:

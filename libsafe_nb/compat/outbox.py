@@ -163,14 +163,12 @@ class Outbox:
             return self._not_stored(event, source, where)
         with self._told(event), _opened(source) as stream:
             scanned = Scanned(stream, self._session.secrets, where=where, allowed=allow_secrets)
-            # A function's own writes do not start it again: the platform knows them by this.
-            attached = self._session.attached
             stored = self._session.storage.upload(
                 container,
                 path,
                 cast("BinaryIO", scanned),
                 content_type=content_type,
-                metadata=None if attached is None else {"libsafe-job": attached.job},
+                metadata=self._session.marked(container, path),
             )
             event.update(
                 version_id=stored.version_id,

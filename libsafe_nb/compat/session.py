@@ -18,8 +18,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import door as door_
+from libsafe_nb import marks
 from libsafe_nb import settings as settings_
-from libsafe_nb.errors import ExecutionError, SettingsError
+from libsafe_nb.errors import ExecutionError, PlatformError, SettingsError, Unreachable
 from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 from libsafe_nb.settings import S3Settings, Settings
 
@@ -110,6 +111,8 @@ class Session:
         self._client: Client | None = None
         self._storage: Storage | None = None
         self._outbox: Outbox | None = None
+        self._write_key: str | None = None
+        self._asked_write_key = False
 
     def __repr__(self) -> str:
         return f"Session({self.url!r})"
@@ -159,6 +162,25 @@ class Session:
 
                 self._outbox = Outbox(self)
             return self._outbox
+
+    def marked(self, container: str, path: str) -> dict[str, str] | None:
+        """
+        The metadata that says whose write an object is; None outside a run. A function's own writes do not start it again.
+
+        The key for it is asked for once; a platform that gives none gets the job's id alone.
+        """
+        if self.attached is None or not self.attached.job:
+            return None
+        with self._making:
+            if not self._asked_write_key:
+                try:
+                    key = self.client.job(self.attached.job).get("write_key")
+                except Unreachable:
+                    raise
+                except PlatformError:
+                    key = None
+                self._write_key, self._asked_write_key = key, True
+        return {marks.NAME: marks.mark(self.attached.job, container, path, self._write_key)}
 
     def has(self, url: str, key: str) -> bool:
         return (self.url, self._key) == (settings_.normalise_url(url), key)

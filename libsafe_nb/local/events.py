@@ -18,8 +18,8 @@ from typing import Any
 
 VERSIONS = ".versions"
 REMEMBERED = 10_000
-"""Versions whose content type and job are kept until the record that makes them the latest comes."""
-JOB = "X-Amz-Meta-Libsafe-Job"
+"""Versions whose content type and mark are kept until the record that makes them the latest comes."""
+MARK = "X-Amz-Meta-Libsafe-Job"
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Stored:
     etag: str
     mime: str | None
     at: int
-    job: int | None = None
-    """The job that wrote it, as the object's metadata `libsafe-job` says."""
+    mark: str | None = None
+    """Whose write it is, as the object's metadata says; `causes` tells what of it is true."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class EventReader:
         self.position = position
         self._prefix = f"/buckets/{bucket}/"
         self._waiting = b""
-        self._versions: OrderedDict[str, tuple[str, int | None]] = OrderedDict()
+        self._versions: OrderedDict[str, tuple[str, str | None]] = OrderedDict()
 
     def feed(self, data: bytes) -> list[Change]:
         """The changes that are complete with these bytes."""
@@ -126,7 +126,7 @@ class EventReader:
     def _note_version(self, new: dict[str, Any] | None) -> None:
         version = _extended(new, "Seaweed-X-Amz-Version-Id")
         if new is not None and version:
-            self._versions[version] = (new["attributes"]["mime"], job_of(_extended(new, JOB)))
+            self._versions[version] = (new["attributes"]["mime"], _extended(new, MARK))
             self._versions.move_to_end(version)
             if len(self._versions) > REMEMBERED:
                 self._versions.popitem(last=False)
@@ -140,7 +140,7 @@ class EventReader:
             return Deleted(container, path, at) if had else None
         if _extended(new, "Seaweed-X-Amz-Latest-Version-Is-Delete-Marker") == "true":
             return Deleted(container, path, at)
-        mime, job = self._versions.get(version, (None, None))
+        mime, mark = self._versions.get(version, (None, None))
         return Stored(
             container,
             path,
@@ -149,13 +149,8 @@ class EventReader:
             _extended(new, "Seaweed-X-Amz-Latest-Version-ETag") or "",
             mime,
             at,
-            job,
+            mark,
         )
-
-
-def job_of(text: str | None) -> int | None:
-    """The id of a job that some client wrote down; None for anything else."""
-    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
 def _extended(entry: dict[str, Any] | None, name: str) -> str | None:

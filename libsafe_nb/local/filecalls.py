@@ -7,6 +7,7 @@ import contextlib
 import json
 import sqlite3
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.datastructures import UploadFile
@@ -147,17 +148,12 @@ async def file_delete(ask: Ask) -> dict[str, Any]:
     began = time.time_ns()
     keys = [f"{each['container_id']}/{each['path']}" for each in affected if each["version_id"] is not None]
     places = [(each["container_id"], each["path"]) for each in affected]
-    deleting = ask.platform.indexer.deleting
-    deleting.update(dict.fromkeys(places, ask.job))
-    try:
+    with _asked(ask, places):
         if keys:
             await asyncio.to_thread(ask.platform.objects.delete, keys)
         with ask.db.transaction():
             for each in affected:
                 _mark_deleted(ask, each["id"], began)
-    finally:
-        for place in places:
-            deleting.pop(place, None)
     return files.by_id(ask.db, row["id"])
 
 
@@ -179,9 +175,10 @@ async def file_restore(ask: Ask) -> dict[str, Any]:
     for each in _with_contents(ask.db, row, deleted=True):
         place = (each["container_id"], each["path"])
         if each["version_id"] is not None:
-            if await asyncio.to_thread(ask.platform.objects.restore, f"{place[0]}/{place[1]}") is None:
-                raise Problem(409, f"{each['path']}: every version of it has been removed from the store")
-            await ask.platform.indexer.look(*place)
+            with _asked(ask, [place]):
+                if await asyncio.to_thread(ask.platform.objects.restore, f"{place[0]}/{place[1]}") is None:
+                    raise Problem(409, f"{each['path']}: every version of it has been removed from the store")
+                await ask.platform.indexer.look(*place)
         else:
             # A folder, or an imported row, which never had an object.
             with ask.db.transaction():
@@ -190,6 +187,18 @@ async def file_restore(ask: Ask) -> dict[str, Any]:
                     "UPDATE file SET deleted = 0, date_update = ? WHERE id = ?", (now(), each["id"])
                 )
     return files.by_id(ask.db, row["id"])
+
+
+@contextlib.contextmanager
+def _asked(ask: Ask, places: list[tuple[int, str]]) -> Iterator[None]:
+    """What the store tells of these files meanwhile is the doing of the job that asks, or of none."""
+    asked = ask.platform.indexer.asked
+    asked.update(dict.fromkeys(places, ask.job))
+    try:
+        yield
+    finally:
+        for place in places:
+            asked.pop(place, None)
 
 
 def _with_contents(db: Database, row: sqlite3.Row, *, deleted: bool) -> list[sqlite3.Row]:

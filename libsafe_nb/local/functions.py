@@ -11,6 +11,7 @@ import binascii
 import json
 import re
 import sqlite3
+from pathlib import PurePosixPath
 from typing import Any
 
 from libsafe_nb import declared
@@ -44,7 +45,10 @@ _SELECT = (
 
 
 def function_publish(ask: Ask) -> dict[str, Any]:
-    """A new version, which becomes the current one; the bytes of the current version again make none."""
+    """
+    A new version, which becomes the current one. The bytes of the current version again, read the same way, make none:
+    name, title, description and parameters are then what was told last.
+    """
     need_operator(ask)
     fields = ask.fields()
     key = text(fields.get("key"), "key", most=100)
@@ -96,7 +100,14 @@ def _new_version(ask: Ask, key: str, sha256: str, kind: str, name: str, told: di
     new = {"sha256": sha256, "kind": kind, "name": name, **told}
     if row is not None:
         current = version_of(db, function, row["version"])
-        if all(current[column] == value for column, value in new.items()):
+        # The name's extension says how the bytes are read.
+        same = (sha256, kind, PurePosixPath(name).suffix)
+        if same == (current["sha256"], current["kind"], PurePosixPath(current["name"]).suffix):
+            db.execute(
+                "UPDATE function_version SET name = ?, title = ?, description = ?, parameters = ?"
+                " WHERE function_id = ? AND number = ?",
+                (name, told["title"], told["description"], told["parameters"], function, row["version"]),
+            )
             return
     last = db.one("SELECT max(number) FROM function_version WHERE function_id = ?", (function,))[0]
     db.insert(
@@ -161,7 +172,11 @@ def function_versions(ask: Ask) -> list[dict[str, Any]]:
 
 
 def function_content(ask: Ask) -> dict[str, Any]:
-    """The bytes of one version in base64, after they were compared with their digest."""
+    """
+    The bytes of one version in base64, after they were compared with their digest. For operators: who may call a function
+    need not know how it works.
+    """
+    need_operator(ask)
     row = version_of(ask.db, asked(ask)["id"], number(ask.path["number"], name="version"))
     try:
         data = published.read(ask.platform.functions, row["sha256"])
@@ -182,7 +197,7 @@ def need_operator(ask: Ask) -> None:
     if not is_operator(ask):
         raise Problem(
             403,
-            "functions run with the keys of the platform's own user, who alone sets them (or the root key)",
+            "functions run with the keys of the platform's own user, who alone sets them and sees their code (or the root key)",
         )
 
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import IO, Any
 
-from libsafe_nb.local import events, files, weed
+from libsafe_nb.local import causes, events, files, weed
 from libsafe_nb.local.database import Database
 from libsafe_nb.local.files import Content
 from libsafe_nb.local.objects import Objects
@@ -58,8 +58,11 @@ class Indexer:
         self._stderr = stderr
         self._trouble = trouble
         self._to_look: set[tuple[int, str]] = set()
-        self.deleting: dict[tuple[int, str], int | None] = {}
-        """Files that a job is deleting over REST: a delete marker does not say whose it is."""
+        self.asked: dict[tuple[int, str], int | None] = {}
+        """
+        Files that are being deleted or restored over REST, and for which job: a delete marker does not say whose it is,
+        and what comes back says who once wrote it.
+        """
         self.compared: str | None = None
         """The start of the S3 server with whose full listing the rows were last compared."""
 
@@ -138,15 +141,14 @@ class Indexer:
     def _apply_one(self, change: events.Change) -> None:
         match change:
             case events.Stored():
-                content = Content(
-                    change.size, change.etag, change.mime, change.version_id, change.at, change.job
-                )
+                job = self._cause(change.container, change.path, change.version_id, change.mark, change.at)
+                content = Content(change.size, change.etag, change.mime, change.version_id, change.at, job)
                 files.store(self._db, change.container, change.path, content)
                 if change.mime is None:
                     self._to_look.add((change.container, change.path))
             case events.Deleted():
                 place = (change.container, change.path)
-                files.mark_deleted(self._db, *place, at=change.at, job=self.deleting.get(place))
+                files.mark_deleted(self._db, *place, at=change.at, job=self.asked.get(place))
             case events.FolderMade():
                 files.make_folder(self._db, change.container, change.path.strip("/"), at=change.at)
             case events.FolderRemoved():
@@ -173,17 +175,29 @@ class Indexer:
         head = await asyncio.to_thread(self._objects.head, f"{container}/{path}")
         with self._db.transaction():
             if head is not None:
-                content = Content(head.size, head.etag, head.mime, head.version_id, asked, head.job)
+                # The store's time of the write has whole seconds, and that of the question may be long after it.
+                job = self._cause(container, path, head.version_id, head.mark, head.written)
+                content = Content(head.size, head.etag, head.mime, head.version_id, asked, job)
                 files.store(self._db, container, path, content)
             else:
                 self._not_there(container, path, asked)
+
+    def _cause(self, container: int, path: str, version: str | None, mark: str | None, at: int) -> int | None:
+        """The job whose doing it is that this version is the latest."""
+        if (container, path) in self.asked:
+            return self.asked[container, path]
+        row = files.find(self._db, container, path, folder=False) if mark else None
+        if row is not None and row["deleted"] and row["version_id"] == version:
+            # Somebody took the delete marker off; who wrote the version is another matter.
+            return None
+        return causes.job_of(self._db, mark, container, path, at)
 
     def _not_there(self, container: int, path: str, asked: int) -> None:
         # Imported rows have no object, and are not deleted for it.
         row = files.find(self._db, container, path, folder=False)
         if row is not None and row["version_id"] is not None and not row["deleted"]:
             place = (container, path)
-            files.mark_deleted(self._db, *place, at=asked, job=self.deleting.get(place))
+            files.mark_deleted(self._db, *place, at=asked, job=self.asked.get(place))
 
     # Everything.
 

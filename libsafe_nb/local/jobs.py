@@ -7,7 +7,7 @@ import sqlite3
 import time
 from typing import Any
 
-from libsafe_nb.local import queue
+from libsafe_nb.local import causes, queue
 from libsafe_nb.local.answers import first_time
 from libsafe_nb.local.ask import Ask, Page, Problem, number, page, text
 from libsafe_nb.local.database import now
@@ -63,7 +63,9 @@ def job_list(ask: Ask) -> Page:
 
 
 def job_get(ask: Ask) -> dict[str, Any]:
-    return shape(_find(ask, ask.id("job")))
+    """With the key that signs what the job writes (`causes`)."""
+    job = _find(ask, ask.id("job"))
+    return {**shape(job), "write_key": causes.write_key(ask.db, job["id"])}
 
 
 def job_update(ask: Ask) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any, ParamSpec, TypeVar
 
+from libsafe_nb import marks
 from libsafe_nb.errors import LocalPlatformError
-from libsafe_nb.local.events import job_of
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -35,7 +35,10 @@ class ObjectHead:
     etag: str
     mime: str
     version_id: str | None
-    job: int | None = None
+    written: int
+    """When, in nanoseconds; of whole seconds."""
+    mark: str | None = None
+    """Whose write it is, as the object's metadata says; `causes` tells what of it is true."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ class Objects:
             found["ETag"].strip('"'),
             found.get("ContentType", ""),
             found.get("VersionId"),
-            job_of(found.get("Metadata", {}).get("libsafe-job")),
+            int(found["LastModified"].timestamp()) * 10**9,
+            found.get("Metadata", {}).get(marks.NAME),
         )
 
     @_ours
@@ -134,9 +138,9 @@ class Objects:
                 target.write(block)
 
     @_ours
-    def put(self, key: str, source: IO[bytes], mime: str, job: int | None = None) -> ObjectHead:
-        """Store a file's bytes from its current position on, in parts when it is large; `job` is whose write it is."""
-        about = {"ContentType": mime, **({} if job is None else {"Metadata": {"libsafe-job": str(job)}})}
+    def put(self, key: str, source: IO[bytes], mime: str, mark: str | None = None) -> ObjectHead:
+        """Store a file's bytes from its current position on, in parts when it is large; `mark` is whose write it is."""
+        about = {"ContentType": mime, **({} if mark is None else {"Metadata": {marks.NAME: mark}})}
         self.client.upload_fileobj(source, self.bucket, key, ExtraArgs=about)
         head = self.head(key)
         if head is None:

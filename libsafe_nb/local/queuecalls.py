@@ -24,7 +24,8 @@ MAX_LOOKS = 100
 MAX_DEPTH = 16
 """How deep functions may call each other."""
 RETRY_AFTER = 5
-_SELECT = "SELECT c.*, f.key FROM call c JOIN function f ON f.id = c.function_id"
+UNREACHABLE = "the platform's own user, as whom functions run, may not work there"
+SELECT = "SELECT c.*, f.key FROM call c JOIN function f ON f.id = c.function_id"
 
 
 # On demand -----------------------------------------------------------------------------------------------------------
@@ -42,9 +43,7 @@ def call_create(ask: Ask) -> dict[str, Any]:
         raise Problem(409, f"function {function['key']} is disabled")
     container = ask.container(number(fields.get("container_id"), name="container_id"))["id"]
     if not reachable(ask.db, container):
-        raise Problem(
-            403, f"container {container}: the platform's own user, as whom functions run, may not work there"
-        )
+        raise Problem(403, f"container {container}: {UNREACHABLE}")
     waiting = queue.waiting(ask.db, function["id"], ask.user.id, function["queue_limit"])
     if waiting >= function["queue_limit"]:
         raise Problem(
@@ -192,7 +191,7 @@ def _below(ask: Ask, container: int, path: str) -> list[sqlite3.Row]:
     low, high = files.below(path) if path else ("", "\U0010ffff")
     return ask.db.all(
         "SELECT id, path, type FROM file WHERE container_id = ? AND path >= ? AND path < ? AND type = 'FILE'"
-        " AND NOT deleted AND path NOT LIKE 'provenance/%' ORDER BY path LIMIT ?",
+        " AND NOT deleted AND path NOT GLOB 'provenance/*' ORDER BY path LIMIT ?",
         (container, low, high, MAX_FILES + 1),
     )
 
@@ -223,7 +222,7 @@ def call_list(ask: Ask) -> Page:
         conditions.append("c.container_id = ?")
         bound.append(ask.container(number(ask.query["container_id"], name="container_id"))["id"])
     rows = ask.db.all(
-        f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY c.id {'DESC' if newest else 'ASC'} LIMIT ?",
+        f"{SELECT} WHERE {' AND '.join(conditions)} ORDER BY c.id {'DESC' if newest else 'ASC'} LIMIT ?",
         [*bound, limit + 1],
     )
     return page(rows, limit, lambda row: row["id"], shape)
@@ -323,7 +322,7 @@ def queue_update(ask: Ask) -> dict[str, Any]:
 
 
 def find(ask: Ask) -> sqlite3.Row:
-    row: sqlite3.Row | None = ask.db.one(f"{_SELECT} WHERE c.id = ?", (ask.id("call"),))
+    row: sqlite3.Row | None = ask.db.one(f"{SELECT} WHERE c.id = ?", (ask.id("call"),))
     if row is None:
         raise Problem(404, f"there is no call {ask.path['call']}")
     if not ask.may(row["container_id"]):
@@ -332,7 +331,7 @@ def find(ask: Ask) -> sqlite3.Row:
 
 
 def by_id(ask: Ask, call: int) -> dict[str, Any]:
-    return shape(ask.db.one(f"{_SELECT} WHERE c.id = ?", (call,)))
+    return shape(ask.db.one(f"{SELECT} WHERE c.id = ?", (call,)))
 
 
 def shape(row: sqlite3.Row) -> dict[str, Any]:

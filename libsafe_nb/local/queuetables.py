@@ -15,7 +15,7 @@ CREATE TABLE function (
   queue_limit INTEGER NOT NULL DEFAULT 1000,  -- waiting calls beyond which one on demand is refused for now
   date_create TEXT NOT NULL
 );
-CREATE TABLE function_version (  -- never changed; the bytes lie in ROOT/functions under their digest
+CREATE TABLE function_version (  -- the bytes never change; they lie in ROOT/functions under their digest
   function_id INTEGER NOT NULL REFERENCES function(id),
   number INTEGER NOT NULL,
   sha256 TEXT NOT NULL,

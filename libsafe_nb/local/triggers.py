@@ -11,7 +11,7 @@ from libsafe_nb.local import expressions, schedule
 from libsafe_nb.local.ask import Ask, Page, Problem, number, page, params, text
 from libsafe_nb.local.database import now
 from libsafe_nb.local.firing import FILE_TYPES, LONGEST_BATCH
-from libsafe_nb.local.functions import by_key, check_params, need_operator, version_of
+from libsafe_nb.local.functions import by_key, check_params, is_operator, need_operator, version_of
 from libsafe_nb.local.schedule import CLOCK_TYPES
 
 ON_DEMAND = "on_demand"
@@ -110,8 +110,15 @@ def _times(fields: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def trigger_list(ask: Ask) -> Page:
+    """Those of any container, and of the containers that the user may work in."""
     limit = ask.limit()
     clause, values = "t.id > ?", [ask.after_id()]
+    if not is_operator(ask):
+        clause += (
+            " AND (t.container_id IS NULL OR t.container_id IN"
+            " (SELECT container_id FROM access WHERE user_id = ?))"
+        )
+        values.append(ask.user.id)
     if "function" in ask.query:
         clause += " AND t.function_id = ?"
         values.append(by_key(ask.db, ask.query["function"])["id"])
@@ -119,11 +126,23 @@ def trigger_list(ask: Ask) -> Page:
         f"{_SELECT} WHERE {clause} ORDER BY t.id LIMIT ?",
         (*values, limit + 1),
     )
-    return page(rows, limit, lambda row: row["id"], shape)
+    return page(rows, limit, lambda row: row["id"], lambda row: _shown(ask, row))
 
 
 def trigger_get(ask: Ask) -> dict[str, Any]:
-    return shape(_by_id(ask, ask.id("trigger")))
+    row = _by_id(ask, ask.id("trigger"))
+    if not is_operator(ask) and row["container_id"] is not None:
+        ask.container(row["container_id"])
+    return _shown(ask, row)
+
+
+def _shown(ask: Ask, row: sqlite3.Row) -> dict[str, Any]:
+    """Of a trigger of any container, others than the operators see that it is there, and not what it looks for."""
+    found = shape(row)
+    if row["container_id"] is None and not is_operator(ask):
+        hidden = (*FILTERS, "params", "error")
+        return {name: None if name in hidden else value for name, value in found.items()}
+    return found
 
 
 def trigger_update(ask: Ask) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from libsafe_nb.local import files
+from libsafe_nb.local import causes, files
 from libsafe_nb.local.ask import Problem
 from libsafe_nb.local.database import Database
 from libsafe_nb.local.files import Content
@@ -204,7 +204,8 @@ class Uploads:
         # Before the call: a change by somebody else right after it must count as later.
         began = time.time_ns()
         job = self._jobs.get(place)
-        head = await asyncio.to_thread(self._objects.put, f"{container}/{path}", source, mime, job)
+        mark = None if job is None else causes.mark(self._db, job, container, path)
+        head = await asyncio.to_thread(self._objects.put, f"{container}/{path}", source, mime, mark)
         with self._db.transaction():
             content = Content(head.size, head.etag, head.mime, head.version_id, began, job)
             files.store(self._db, container, path, content)

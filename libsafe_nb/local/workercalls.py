@@ -9,8 +9,9 @@ import time
 from typing import Any
 
 from libsafe_nb.local import functions, queue
+from libsafe_nb.local.accounts import reachable
 from libsafe_nb.local.ask import Ask, Problem, number, text
-from libsafe_nb.local.queuecalls import by_id, find, shape
+from libsafe_nb.local.queuecalls import SELECT, UNREACHABLE, by_id, shape
 
 LOOK_SECONDS = 0.25
 """Between two looks for a worker that waits for a call."""
@@ -26,14 +27,41 @@ async def call_claim(ask: Ask) -> dict[str, Any] | None:
     lease = _seconds(fields, "lease", 60, LONGEST_LEASE)
     deadline = time.monotonic() + _seconds(fields, "wait", 0, LONGEST_WAIT)
     while True:
+        ended = False
         if queue.work_waits(ask.db, time.time()) or _holds(ask, owner):
             with ask.db.transaction():
                 row = queue.claim(ask.db, owner, lease, time.time())
-                if row is not None:
+                ended = row is not None and _out_of_reach(ask, row)
+                if row is not None and not ended:
                     return _order(ask, row)
+            if ended:
+                # The next one, at once: many may wait in such a container.
+                continue
         if time.monotonic() >= deadline or await ask.request.is_disconnected():
             return None
         await asyncio.sleep(LOOK_SECONDS)
+
+
+def _out_of_reach(ask: Ask, row: sqlite3.Row) -> bool:
+    """
+    End a call that has not begun and whose container functions may not work in any more, since it was made. One whose run
+    has begun is given out: what is left of it waits on the worker's disk.
+    """
+    status = ask.db.one("SELECT status FROM job WHERE id = ?", (row["job_id"],))[0]
+    if status != "QUEUED" or reachable(ask.db, row["container_id"]):
+        return False
+    sentence = f"container {row['container_id']}: {UNREACHABLE}"
+    queue.end_job(ask.db, row["job_id"], "FAILED", "failed", sentence, time.time())
+    return True
+
+
+def _held(ask: Ask) -> sqlite3.Row:
+    """The call of the path: a worker is done with what it holds, also where it may not work any more."""
+    functions.need_operator(ask)
+    row: sqlite3.Row | None = ask.db.one(f"{SELECT} WHERE c.id = ?", (ask.id("call"),))
+    if row is None:
+        raise Problem(404, f"there is no call {ask.path['call']}")
+    return row
 
 
 def _holds(ask: Ask, owner: str) -> bool:
@@ -92,8 +120,7 @@ def call_renew(ask: Ask) -> dict[str, Any]:
     Keep a lease; `go_on` is false when the call was cancelled or given to another. `job_id` is that of the run that goes on,
     which gets a lease back that only its time has ended. `progress` goes to the job.
     """
-    functions.need_operator(ask)
-    call, fields = find(ask), ask.fields()
+    call, fields = _held(ask), ask.fields()
     owner, lease = text(fields.get("owner"), "owner", most=200), _seconds(fields, "lease", 60, LONGEST_LEASE)
     job = fields.get("job_id")
     go_on = queue.renew(
@@ -109,15 +136,15 @@ def call_release(ask: Ask) -> dict[str, Any]:
     """
     A worker is done with a call whose job is still open.
 
-    With `status` (`failed` or `errored`) and `message` it is settled so: the run did not begin. Without, its evidence
-    waits to be stored, and it is taken up again after `delay` seconds.
+    With `status` (`failed` or `errored`) and `message` it is settled so, if its run did not begin. Else, and without, its
+    evidence waits to be stored, and it is taken up again after `delay` seconds.
     """
-    functions.need_operator(ask)
-    call, fields = find(ask), ask.fields()
+    call, fields = _held(ask), ask.fields()
     if call["status"] != queue.RUNNING or call["lease_owner"] != text(fields.get("owner"), "owner", most=200):
         return shape(call)
     status = fields.get("status")
-    if status is None:
+    job = ask.db.one("SELECT status FROM job WHERE id = ?", (call["job_id"],))[0]
+    if status is None or job != "QUEUED":
         queue.let_go(ask.db, call, time.time() + _seconds(fields, "delay", 30, LONGEST_LEASE))
     elif status in ("failed", queue.ERRORED):
         message = text(fields.get("message"), "message", most=10_000)

@@ -107,7 +107,11 @@ class Workers:
 
     def _hire(self, at: float) -> int:
         if self._room() and time.monotonic() >= self._not_before and queue.work_waits(self._db, at):
-            self._start()
+            try:
+                self._start()
+            except OSError as exc:
+                # No memory, no process, no descriptor is left.
+                self._failed(f"the last could not be started ({exc.strerror or exc})")
         return 0
 
     def _room(self) -> bool:
@@ -141,17 +145,20 @@ class Workers:
             queue.worker_died(self._db, process.pid)
             del self._alive[process]
             if code and moment - started < QUICK_DEATH:
-                self._died += 1
-                wait = min(QUICK_DEATH * 2 ** (self._died - 1), LONGEST_WAIT)
-                self._not_before = moment + wait
-                self._trouble["workers"] = (
-                    f"no worker comes up: {self._died} ended at once, the last with exit code {code};"
-                    f" {self._root / 'log' / 'workers.log'} says why; the next is started in {wait:.0f} s"
-                )
-                log.warning(self._trouble["workers"])
+                self._failed(f"the last with exit code {code}; {self._root / 'log' / 'workers.log'} says why")
             elif not code:
                 self._fine()
         return 0
+
+    def _failed(self, how: str) -> None:
+        """One more that did not come up: the next has to wait."""
+        self._died += 1
+        wait = min(QUICK_DEATH * 2 ** (self._died - 1), LONGEST_WAIT)
+        self._not_before = time.monotonic() + wait
+        self._trouble["workers"] = (
+            f"no worker comes up: {self._died} ended at once, {how}; the next is started in {wait:.0f} s"
+        )
+        log.warning(self._trouble["workers"])
 
     def _fine(self) -> None:
         self._died = 0

@@ -120,6 +120,8 @@ def test_others_may_call_but_not_publish(rest, root_rest, other, paused, publish
     assert other.rest.refused(403, "POST", "/trigger", json={"function": paused, "type": "on_demand"})
     assert other.rest.refused(403, "POST", "/call/claim", json={"owner": "me"})
     assert other.rest.refused(403, "PUT", "/queue", json={"paused": True})
+    assert other.rest.refused(403, "GET", f"/function/{paused}/version/1")
+    assert root_rest.ok("GET", f"/function/{paused}/version/1")["content"]
     # Functions run as the platform's own user, who does not work in the other's container unless let in.
     assert other.rest.refused(403, "POST", f"/function/{paused}/call", json={"container_id": other.container})
     other.rest.ok("POST", f"/container/{other.container}/grant", json={"user_id": "1"})
@@ -129,12 +131,45 @@ def test_others_may_call_but_not_publish(rest, root_rest, other, paused, publish
     assert publish(by=root_rest)["version"] == 1
 
 
+def test_others_see_the_triggers_of_their_containers_and_of_any_only_that_they_are_there(
+    rest, other, paused, container
+):
+    about = {"function": paused, "type": "file_created", "path_regex": "^/secret", "params": {"n": "told"}}
+    other.rest.ok("POST", f"/container/{other.container}/grant", json={"user_id": "1"})
+    places = {"mine": container, "theirs": other.container, "any": None}
+    made = {
+        name: rest.ok("POST", "/trigger", json={**about, "container_id": place})["id"]
+        for name, place in places.items()
+    }
+    seen = {each["id"]: each for each in other.rest.ok("GET", "/trigger", params={"function": paused})}
+    assert set(seen) == {made["theirs"], made["any"]}
+    assert seen[made["theirs"]] == rest.ok("GET", f"/trigger/{made['theirs']}")
+    assert (seen[made["any"]]["path_regex"], seen[made["any"]]["params"]) == (None, None)
+    assert other.rest.ok("GET", f"/trigger/{made['any']}") == seen[made["any"]]
+    assert other.rest.refused(403, "GET", f"/trigger/{made['mine']}")
+    assert len(rest.ok("GET", "/trigger", params={"function": paused})) == 3
+    for each in made.values():
+        rest.ok("DELETE", f"/trigger/{each}")
+
+
+def test_equal_bytes_are_one_version_however_the_file_is_called_if_it_is_read_the_same_way(publish):
+    made = publish(name="a.ipynb", title="A")
+    again = publish(made["key"], name="b.ipynb", title="B", parameters=[{"name": "n"}])
+    assert [(each["version"], each["name"], each["title"]) for each in (made, again)] == [
+        (1, "a.ipynb", "A"),
+        (1, "b.ipynb", "B"),
+    ]
+    assert again["parameters"] == [{"name": "n"}]
+    assert publish(made["key"], name="b.py")["version"] == 2
+    assert publish(made["key"], name="b.py", kind="handler")["version"] == 3
+
+
 def test_a_call_on_demand_takes_files_folders_and_parameters(rest, s3, served, container, paused):
     bucket = served.settings.s3.bucket
-    for path in ("a.txt", "d/b.txt", "d/e/c.txt", "provenance/x.json"):
+    for path in ("a.txt", "d/b.txt", "d/e/c.txt", "provenance/x.json", "Provenance/x.json"):
         s3.put_object(Bucket=bucket, Key=f"{container}/{path}", Body=b"x")
     one = rest.file(container, "a.txt")["id"]
-    for path in ("d/b.txt", "d/e/c.txt", "provenance/x.json"):
+    for path in ("d/b.txt", "d/e/c.txt", "provenance/x.json", "Provenance/x.json"):
         rest.file(container, path)
     trigger = rest.ok(
         "POST", "/trigger", json={"function": paused, "type": "on_demand", "container_id": container}
@@ -146,7 +181,7 @@ def test_a_call_on_demand_takes_files_folders_and_parameters(rest, s3, served, c
     )
     whole = rest.ok("POST", f"/function/{paused}/call", json={"container_id": container, "paths": ["/"]})
 
-    assert (made["status"], made["files"], whole["files"]) == ("queued", 3, 3)
+    assert (made["status"], made["files"], whole["files"]) == ("queued", 3, 4)
     assert made["trigger"] == {"id": trigger["id"], "type": "on_demand", "regex": ""}
     job = rest.ok("GET", f"/job/{made['job_id']}")
     assert (job["status"], job["function_key"], job["call_id"]) == ("QUEUED", paused, made["id"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import time
@@ -309,4 +310,31 @@ def test_workers_that_cannot_start_are_told_of_and_come_less_and_less_often(db, 
 
     asyncio.run(run())
     assert b"no such thing" in (root.logs / "workers.log").read_bytes()
+    assert db.one("SELECT status FROM call")[0] == "queued"
+
+
+def test_a_machine_without_room_for_a_process_keeps_the_platform_and_what_waits(
+    db, function, root, monkeypatch
+):
+    for name, value in (("QUICK_DEATH", 0.2), ("TICK", 0.02)):
+        monkeypatch.setattr(f"libsafe_nb.local.workers.{name}", value)
+
+    def none(*_, **__):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("libsafe_nb.local.workers.subprocess.Popen", none)
+    made = function()
+    queue.make(db, order(made))
+    trouble = {}
+
+    async def run():
+        with running(db, root, trouble, most=1) as workers:
+            task = asyncio.ensure_future(workers.run())
+            await until(lambda: "2 ended at once" in trouble.get("workers", ""), 30)
+            assert "could not be started (Resource temporarily unavailable)" in trouble["workers"]
+            assert "queue" not in trouble
+            workers._stopped = True
+            await task
+
+    asyncio.run(run())
     assert db.one("SELECT status FROM call")[0] == "queued"
