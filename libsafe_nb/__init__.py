@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from libsafe_nb.payloads import Payload as Payload
     from libsafe_nb.runner import run as run
     from libsafe_nb.secrets import Secret as Secret
-    from libsafe_nb.verify import verify as verify
+    from libsafe_nb.verifying import verify as verify
 
 __all__ = [
     "Call",
@@ -48,7 +48,7 @@ _HOMES = {
     "digest": "libsafe_nb.digests",
     "payload": "libsafe_nb.interactive.payload",
     "run": "libsafe_nb.runner",
-    "verify": "libsafe_nb.verify",
+    "verify": "libsafe_nb.verifying",
 }
 
 

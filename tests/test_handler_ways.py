@@ -14,7 +14,7 @@ from test_serving import payload, serving
 
 from libsafe_nb import nuclio, publishing
 from libsafe_nb.functions import Functions
-from libsafe_nb.verify import verify
+from libsafe_nb.verifying import verify
 
 KEY = "relate-ways"
 RECORD = "12"

@@ -13,7 +13,7 @@ from libsafe_nb.check import check
 from libsafe_nb.compat import called
 from libsafe_nb.replay import replay
 from libsafe_nb.upload import upload
-from libsafe_nb.verify import verify
+from libsafe_nb.verifying import verify
 
 
 @pytest.fixture

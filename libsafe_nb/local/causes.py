@@ -1,7 +1,7 @@
 """
 Which job wrote an object, if one did: the mark in its metadata, believed if the job's key made it for this very place.
 
-Each job has a key of its own, made of the platform's, which `GET /job/{job}` gives to those who may work in the job's
+Each job has a key of its own, made of a secret of the platform's that is in memory only, which `GET /job/{job}` gives to those who may work in the job's
 container. A mark counts for what was stored until shortly after its job's end, by the store's time of the write and not
 by that at which it is read: what was stored while the platform was down is judged the same. Anything else is a write of
 nobody that is known.
@@ -11,23 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import secrets
 
 from libsafe_nb import marks
 from libsafe_nb.local.database import Database, date_of
 
-FACT = "write_key"
 AFTER_END = 60.0
 """Seconds after a job's end in which its writes are still its own: a kernel that is cancelled ends a moment later."""
 
 
 def write_key(db: Database, job: int) -> str:
     """The key that signs the job's marks."""
-    ours = db.fact(FACT)
-    if ours is None:
-        ours = secrets.token_urlsafe(32)
-        db.set_fact(FACT, ours)
-    return hmac.new(ours.encode(), str(job).encode(), hashlib.sha256).hexdigest()
+    return hmac.new(db.secret, f"job {job}".encode(), hashlib.sha256).hexdigest()
 
 
 def mark(db: Database, job: int, container: int, path: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,10 +171,16 @@ class Database:
 
     Used by the event loop's thread alone: rows are short work (10 µs), and one thread needs no lock between
     a read and the write that follows from it.
+
+    Parameters
+    ----------
+    secret
+        What `causes.py` signs with; it is not stored. By default another one each time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, secret: bytes | None = None) -> None:
         self.path = path
+        self.secret = secret or secrets.token_bytes(32)
         fresh = not path.exists()
         self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         path.chmod(0o600)

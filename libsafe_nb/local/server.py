@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import signal
@@ -260,7 +261,9 @@ def _database(root: Root, keyring: Keyring) -> Any:
     from libsafe_nb.local import accounts
     from libsafe_nb.local.database import Database
 
-    database = Database(root.database)
+    # What signs whose a write is: the same after each start, and nothing more on the disk.
+    secret = hashlib.sha256(f"writes {keyring.administrator.secret_key}".encode()).digest()
+    database = Database(root.database, secret)
     key = keyring.default_s3_key
     accounts.found(
         database,
