@@ -16,7 +16,7 @@ from test_record_schema import SCHEMA
 from test_run import command_environment
 
 import libsafe_nb
-from libsafe_nb import children, endpoints, errors, local, publishing, record, recover, replay
+from libsafe_nb import children, endpoints, errors, local, marks, publishing, record, recover, replay
 from libsafe_nb.client import Client
 from libsafe_nb.connection import connect
 from libsafe_nb.functions import Functions
@@ -444,7 +444,9 @@ def test_a_childs_write_starts_none_that_led_to_it(functions, publish, container
         below = Functions(client).call(child, container=container)
     for each in (parent, child, other):
         functions.add_trigger(each, "file_created", container_id=container, batch_seconds=0)
-    connection.storage.put(container, "out.txt", b"x", metadata={"libsafe-job": below["job_id"]})
+    key = connection.client.job(below["job_id"])["write_key"]
+    mark = marks.mark(below["job_id"], container, "out.txt", key)
+    connection.storage.put(container, "out.txt", b"x", metadata={marks.NAME: mark})
     (caused,) = wait_for(lambda: list(functions.calls(function=other)), 20)
     texts = [each["message"] for each in connection.client.messages(below["job_id"])]
     with client_of(connection, caused["job_id"]) as client:
@@ -470,11 +472,16 @@ def asking(client=None, calls=None):
 
 
 def test_a_call_is_written_down_before_the_platform_is_asked():
-    def away():
-        assert told
-        raise errors.Unreachable("nobody answers")
+    class Away:
+        """Tells of functions, and is gone when one is called."""
 
-    known, told = asking(away)
+        def call(self, name, **_):
+            if name == "function_get":
+                return {"parameters": []}
+            assert told
+            raise errors.Unreachable("nobody answers")
+
+    known, told = asking(Away)
     with pytest.raises(errors.Unreachable):
         known["call"](function="f", params={"x": 1}, files=["/a"])
     (call,) = record.calls(told)

@@ -134,7 +134,7 @@ def test_others_may_call_but_not_publish(rest, root_rest, other, paused, publish
 def test_others_see_the_triggers_of_their_containers_and_of_any_only_that_they_are_there(
     rest, other, paused, container
 ):
-    about = {"function": paused, "type": "file_created", "path_regex": "^/secret", "params": {"n": "told"}}
+    about = {"function": paused, "type": "file_created", "path_regex": "^/secret", "params": {"any": "told"}}
     other.rest.ok("POST", f"/container/{other.container}/grant", json={"user_id": "1"})
     places = {"mine": container, "theirs": other.container, "any": None}
     made = {
