@@ -101,6 +101,11 @@ def check(cells: list[Cell]) -> names.Scope:
             if why:
                 raise NotebookError(f"{cell.place}, line {getattr(each, 'lineno', 1)}: {why}")
         _check_top(cell, scope)
+        late = sorted({"singledispatch", "singledispatchmethod", "pydantic"} & names.words([cell.tree]))
+        if late and any(each.future for each in cells):
+            raise NotebookError(
+                f"{cell.place}: {late[0]} reads annotations that are text, and would not find the cells' names in a handler"
+            )
     _check_annotated(cells)
     return scope
 

@@ -63,6 +63,7 @@ def to_handler(source: bytes, name: str) -> str:
         + written.bound(
             function.parameters, strict=bool(function.metadata.get("strict_params")), name=name, added=added
         )
+        + written.named(classes=any(f"{added}named(" in each for each in body), added=added)
         + written.answer(returns=returns, added=added)
         + f"{'async ' if awaited else ''}def {added}run({added}context, {added}event, {added}payload):\n"
     )
@@ -108,6 +109,7 @@ def _body(
         # There a run puts its payload.
         body.append(injected)
     whole = ast.Module([each for cell in found for each in cell.tree.body], [])
+    hidden = bool(names.Scope(whole).bound & {"Exception", "SystemExit"})
     for cell in found:
         if SHIM in cell.tags and _is_ours(cell):
             body += list(_shim(cell, added))
@@ -129,8 +131,10 @@ def _body(
             author.append(own)
             if not own.tree.body:
                 continue
-            text = own.text.strip("\n")
-            body.append(written.expected(indented(text)) if EXPECTED in cell.tags else text)
+            text = _named(own, added).strip("\n")
+            if EXPECTED in cell.tags:
+                text = written.expected(indented(text), added=added, hidden=hidden)
+            body.append(text)
     if has_parameters and injected not in body:
         # The parameters cell is skipped, and what is given stands after it all the same.
         body.insert(0, injected)
@@ -203,6 +207,21 @@ def _glued(cell: Cell, added: str) -> Cell:
     if text == cell.text:
         return cell
     return dataclasses.replace(cell, text=text, tree=cells.tree(text, cell.place))
+
+
+def _named(cell: Cell, added: str) -> str:
+    """The cell's text with a line after each class that gives it the name it has in a notebook."""
+    lines = cell.text.split("\n")
+    classes = [each for each in names.own(cell.tree.body) if isinstance(each, ast.ClassDef)]
+    inner = {one for each in classes for one in ast.walk(each) if one is not each}
+    for each in sorted(classes, key=lambda one: one.lineno, reverse=True):
+        if each not in inner:
+            lines.insert(each.end_lineno or each.lineno, f"{_margin(lines, each)}{added}named({each.name})")
+    return "\n".join(lines)
+
+
+def _margin(lines: list[str], statement: ast.stmt) -> str:
+    return lines[statement.lineno - 1].encode()[: statement.col_offset].decode()
 
 
 def _own(cell: Cell, found: list[Cell]) -> Cell:

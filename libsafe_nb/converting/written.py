@@ -115,6 +115,18 @@ def _nb_read(body):
 
 '''
 
+_NAMED = '''\
+def _nb_named(made):
+    """A class by the name that it has in a notebook: what shows its objects shows that, too."""
+    if isinstance(made, type) and "_nb_run.<locals>." in made.__qualname__:
+        made.__qualname__ = made.__qualname__.replace("_nb_run.<locals>.", "")
+        made.__module__ = "__main__"
+        for each in list(vars(made).values()):
+            _nb_named(each)
+
+
+'''
+
 _NO_ANSWER = """\
 def _nb_answer(returned):
     return returned, True
@@ -143,9 +155,10 @@ if hasattr(init_context(_nb_context), "__await__"):
 RETURN = "return _nb_result"
 
 
-def expected(text: str) -> str:
-    """A cell that may raise."""
-    return f"try:\n{text}\nexcept (Exception, SystemExit):\n    pass  # as the notebook expects"
+def expected(text: str, *, added: str, hidden: bool) -> str:
+    """A cell that may raise; `hidden` where the author gave the errors' names to something else."""
+    of = f"{added}builtins." if hidden else ""
+    return f"try:\n{text}\nexcept ({of}Exception, {of}SystemExit):\n    pass  # as the notebook expects"
 
 
 def head(*, title: str, name: str, future: Iterable[str], awaited: bool, added: str) -> str:
@@ -157,6 +170,10 @@ def head(*, title: str, name: str, future: Iterable[str], awaited: bool, added: 
         async_="async " if awaited else "",
         await_="await " if awaited else "",
     )
+
+
+def named(*, classes: bool, added: str) -> str:
+    return _NAMED.replace("_nb_", added) if classes else ""
 
 
 def answer(*, returns: bool, added: str) -> str:
