@@ -14,7 +14,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -49,19 +49,79 @@ def tree(source: str | bytes) -> ast.Module:
         return ast.parse(source)
 
 
-def find(module: ast.Module) -> Function | None:
-    """The handler: the last top-level one counts, as it does when the file is imported."""
-    found = [
-        each
-        for each in module.body
-        if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) and each.name == NAME
-    ]
-    if not found:
-        return None
-    arguments = found[-1].args
-    places = len(arguments.posonlyargs) + len(arguments.args)
+def find(module: ast.Module) -> Function | ast.Lambda | None:
+    """
+    What is called as the handler: the last that the file binds to the name, as it counts when the file is imported.
+
+    A `def`, also in a branch or a `try:`; another function or lambda that is given the name; the `__call__` of an object that is.
+    """
+    found = list(_bound(module.body, {}))
+    return found[-1] if found and _takes_two(found[-1]) else None
+
+
+def is_async(module: ast.Module) -> bool:
+    """Whether the handler is an `async def`, whichever of its definitions counts."""
+    found = list(_bound(module.body, {}))
+    return bool(found) and all(
+        isinstance(each, ast.AsyncFunctionDef) and each.name != "__call__" for each in found
+    )
+
+
+_Known = dict[str, "Function | ast.Lambda | ast.ClassDef"]
+
+
+def _bound(statements: list[ast.stmt], known: _Known) -> Iterator[Function | ast.Lambda]:
+    """What the statements of a module bind to the handler's name, as far as they show what it is, in order."""
+    for each in _at_import(statements):
+        if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            known[each.name] = each
+            if each.name == NAME and not isinstance(each, ast.ClassDef):
+                yield each
+        elif isinstance(each, (ast.Assign, ast.AnnAssign)):
+            targets = each.targets if isinstance(each, ast.Assign) else [each.target]
+            value = _callable(each.value, known)
+            for target in targets:
+                if isinstance(target, ast.Name) and value is not None:
+                    known[target.id] = value
+                    if target.id == NAME and not isinstance(value, ast.ClassDef):
+                        yield value
+
+
+def _at_import(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module with those of its branches, loops and `try:`, save what is for `__main__` alone."""
+    for each in statements:
+        yield each
+        if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        is_main = isinstance(each, ast.If) and ast.unparse(each.test) == "__name__ == '__main__'"
+        yield from _at_import([] if is_main else getattr(each, "body", []))
+        for handler in getattr(each, "handlers", []):
+            yield from _at_import(handler.body)
+        yield from _at_import(getattr(each, "orelse", []))
+        yield from _at_import(getattr(each, "finalbody", []))
+
+
+def _callable(value: ast.expr | None, known: _Known) -> Function | ast.Lambda | ast.ClassDef | None:
+    if isinstance(value, ast.Lambda):
+        return value
+    if isinstance(value, ast.Name):
+        return known.get(value.id)
+    made = (
+        known.get(value.func.id) if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) else None
+    )
+    if isinstance(made, ast.ClassDef):
+        calls = [one for one in made.body if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        return next((one for one in calls if one.name == "__call__"), None)
+    return None
+
+
+def _takes_two(function: Function | ast.Lambda) -> bool:
+    arguments = function.args
+    # Of a method, the object itself comes first.
+    own = 1 if getattr(function, "name", "") == "__call__" else 0
+    places = len(arguments.posonlyargs) + len(arguments.args) - own
     needed = places - len(arguments.defaults)
-    return found[-1] if needed <= 2 and (places >= 2 or arguments.vararg is not None) else None
+    return needed <= 2 and (places >= 2 or arguments.vararg is not None)
 
 
 def does_nothing_alone(source: bytes) -> bool:
@@ -99,8 +159,7 @@ def as_notebook(source: bytes, name: str) -> Any:
 
     text = decoded(source, name)
     module = parsed(text, name)
-    function = find(module)
-    if function is None:
+    if find(module) is None:
         raise NotebookError(
             f"{name}: expected def handler(context, event), found no such function", notebook=name
         )
@@ -111,23 +170,23 @@ def as_notebook(source: bytes, name: str) -> Any:
             id="module",
         ),
         nbformat.v4.new_code_cell(text, id=NAME, metadata={"tags": [NAME]}),
-        nbformat.v4.new_code_cell(call(module, function, _CALLED), id="call"),
+        nbformat.v4.new_code_cell(call(module, _CALLED), id="call"),
     ]
     metadata = {"kernelspec": dict(_SPEC), MARK: {"kind": NAME}}
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
-def call(module: ast.Module, function: Function, called: str) -> str:
+def call(module: ast.Module, called: str) -> str:
     """The line that calls the handler of a file; `called` stands for the module `compat/called.py`."""
     more = ", init_context" if begins(module) else ""
-    if isinstance(function, ast.AsyncFunctionDef):
+    if is_async(module):
         return f"await {called}.call_async({NAME}, json_sample{more})"
     return f"{called}.call({NAME}, json_sample{more})"
 
 
 def begins(module: ast.Module) -> bool:
     """Whether the file has an `init_context`, however it came by the name."""
-    for each in module.body:
+    for each in _at_import(module.body):
         names = [each.name] if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) else []
         if isinstance(each, (ast.Assign, ast.AnnAssign)):
             targets = each.targets if isinstance(each, ast.Assign) else [each.target]

@@ -143,7 +143,7 @@ def call(handler: Callable[..., Any], payload: Any, init_context: Callable[..., 
     context = Context()
     if init_context is not None:
         _waited(init_context(context))
-    _record(_waited(handler(context, Event(payload))))
+    record(handler(context, Event(payload)))
 
 
 async def call_async(
@@ -159,7 +159,7 @@ async def call_async(
     if inspect.isawaitable(begun):
         await begun
     returned = handler(context, Event(payload))
-    _record(await _end(returned))
+    record(await _end(returned))
 
 
 def _waited(returned: Any) -> Any:
@@ -179,8 +179,9 @@ async def _end(returned: Any) -> Any:
     return returned
 
 
-def _record(returned: Any) -> None:
-    """The answer as an output of the cell, and as the run's scrap `response`."""
+def record(returned: Any) -> None:
+    """What a handler returned, as an output of the cell, and as the run's scrap `response`; what is to be awaited, is."""
+    returned = _waited(returned)
     if returned is None:
         return
     answer = described(returned)
