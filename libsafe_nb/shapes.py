@@ -9,6 +9,20 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+FILE_TRIGGERS = (
+    "file_created",
+    "file_read",
+    "file_updated",
+    "file_deleted",
+    "metadata_created",
+    "metadata_updated",
+    "metadata_deleted",
+)
+CLOCK_TRIGGERS = ("minute", "hour", "day", "cron")
+ON_DEMAND = "on_demand"
+TRIGGERS = (*FILE_TRIGGERS, *CLOCK_TRIGGERS, ON_DEMAND)
+"""The types of triggers, as a payload tells them."""
+
 
 class User(TypedDict, total=False):
     """`key` and `s3` are there once only: in the answer that created them."""

@@ -15,7 +15,7 @@ from engine_runs import wait_for
 from libsafe_nb import marks
 from libsafe_nb.client import JOB_HEADER, Client
 from libsafe_nb.compat.layout import MODULES
-from libsafe_nb.local.firing import FILE_TYPES
+from libsafe_nb.shapes import FILE_TRIGGERS
 
 WRITES = {
     "File.set_metadata": 'File.set_metadata(file, {"relation": "a"}); File.set_metadata(file, {"relation": "b"})',
@@ -117,7 +117,7 @@ def test_whatever_a_function_does_to_its_own_files_does_not_start_it(
     for name in names:
         connection.storage.put(container, name, b"{}")
     ids = [connection.client.file_by_path(container, name)["id"] for name in names]
-    for kind in FILE_TYPES:
+    for kind in FILE_TRIGGERS:
         functions.add_trigger(key, kind, container_id=container, batch_seconds=0)
     call = functions.call(key, container=container, files=ids)
     wait_for(lambda: functions.get_call(call["id"])["status"] not in ("queued", "running"), 120)

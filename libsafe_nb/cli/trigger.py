@@ -8,6 +8,7 @@ import click
 
 from libsafe_nb.cli.functions import connected, show_json
 from libsafe_nb.cli.types import AskingGroup, Seconds
+from libsafe_nb.shapes import TRIGGERS
 
 
 @click.group(cls=AskingGroup)
@@ -15,25 +16,9 @@ def trigger() -> None:
     """What starts a function: happenings to files, a clock, or a user."""
 
 
-TYPES = (
-    "file_created",
-    "file_read",
-    "file_updated",
-    "file_deleted",
-    "metadata_created",
-    "metadata_updated",
-    "metadata_deleted",
-    "minute",
-    "hour",
-    "day",
-    "cron",
-    "on_demand",
-)
-
-
 @trigger.command()
 @click.argument("key")
-@click.argument("type", type=click.Choice(TYPES), metavar="TYPE")
+@click.argument("type", type=click.Choice(TRIGGERS), metavar="TYPE")
 @click.option("--container", "container_id", metavar="ID", help="Default: any; a clock needs one.")
 @click.option(
     "--path", "path_regex", metavar="REGEX", help="Searched in the path, which begins with a slash."

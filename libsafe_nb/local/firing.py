@@ -23,15 +23,6 @@ from libsafe_nb.local import expressions, queue
 from libsafe_nb.local.accounts import DEFAULT_USER, reachable
 from libsafe_nb.local.database import Database, now
 
-FILE_TYPES = (
-    "file_created",
-    "file_read",
-    "file_updated",
-    "file_deleted",
-    "metadata_created",
-    "metadata_updated",
-    "metadata_deleted",
-)
 OURS = "provenance/"
 """What lies there is the evidence of runs, and starts nothing."""
 

@@ -13,7 +13,7 @@ from libsafe_nb.local import files, firing, functions, pruning, queue
 from libsafe_nb.local.accounts import reachable
 from libsafe_nb.local.ask import Ask, Page, Problem, number, page, params, text
 from libsafe_nb.local.paths import key_problem
-from libsafe_nb.local.triggers import ON_DEMAND
+from libsafe_nb.shapes import ON_DEMAND
 
 MAX_FILES = 100_000
 """Of one call on demand."""

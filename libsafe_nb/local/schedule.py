@@ -15,7 +15,6 @@ from libsafe_nb.local.accounts import DEFAULT_USER, reachable
 from libsafe_nb.local.database import Database, now
 
 FIXED = {"minute": "* * * * *", "hour": "0 * * * *", "day": "0 0 * * *"}
-CLOCK_TYPES = (*FIXED, "cron")
 SET_BACK = " OR ".join(
     f"(t.type = '{kind}' AND t.next_due > ? + {seconds})"
     for kind, seconds in {"minute": 60, "hour": 3600, "day": 86_400}.items()

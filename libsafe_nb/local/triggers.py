@@ -10,12 +10,10 @@ from typing import Any
 from libsafe_nb.local import expressions, schedule
 from libsafe_nb.local.ask import Ask, Page, Problem, number, page, params, text
 from libsafe_nb.local.database import now
-from libsafe_nb.local.firing import FILE_TYPES, LONGEST_BATCH
+from libsafe_nb.local.firing import LONGEST_BATCH
 from libsafe_nb.local.functions import by_key, check_params, is_operator, need_operator, version_of
-from libsafe_nb.local.schedule import CLOCK_TYPES
+from libsafe_nb.shapes import CLOCK_TRIGGERS, FILE_TRIGGERS, TRIGGERS
 
-ON_DEMAND = "on_demand"
-TYPES = (*FILE_TYPES, *CLOCK_TYPES, ON_DEMAND)
 FILTERS = ("path_regex", "name_regex", "mime", "size_min", "size_max")
 _SELECT = "SELECT t.*, f.key FROM function_trigger t JOIN function f ON f.id = t.function_id"
 
@@ -24,13 +22,13 @@ def trigger_create(ask: Ask) -> dict[str, Any]:
     need_operator(ask)
     fields = ask.fields()
     kind = fields.get("type")
-    if kind not in TYPES:
-        raise Problem(400, f"type: expected one of {', '.join(TYPES)}, got {str(kind)[:50]!r}")
+    if kind not in TRIGGERS:
+        raise Problem(400, f"type: expected one of {', '.join(TRIGGERS)}, got {str(kind)[:50]!r}")
     function = by_key(ask.db, text(fields.get("function"), "function", most=100))
     container = fields.get("container_id")
     if container is not None:
         container = ask.container(number(container, name="container_id"))["id"]
-    elif kind in CLOCK_TYPES:
+    elif kind in CLOCK_TRIGGERS:
         raise Problem(
             400, f"container_id: a trigger of type {kind} needs the container that its jobs belong to"
         )
@@ -51,7 +49,7 @@ def trigger_create(ask: Ask) -> dict[str, Any]:
 
 
 def _filters(fields: dict[str, Any], kind: str) -> dict[str, Any]:
-    if kind not in FILE_TYPES:
+    if kind not in FILE_TRIGGERS:
         for name in (*FILTERS, "batch_files", "batch_seconds"):
             if fields.get(name) is not None:
                 raise Problem(400, f"{name}: a trigger of type {kind} has no files to choose from")
@@ -96,7 +94,7 @@ def _bounded(fields: dict[str, Any], name: str, default: float, least: float, mo
 
 
 def _times(fields: dict[str, Any], kind: str) -> dict[str, Any]:
-    if kind not in CLOCK_TYPES:
+    if kind not in CLOCK_TRIGGERS:
         if fields.get("schedule") is not None:
             raise Problem(400, f"schedule: a trigger of type {kind} has none; only one of type cron does")
         return {}
@@ -156,7 +154,7 @@ def trigger_update(ask: Ask) -> dict[str, Any]:
     if not isinstance(enabled, bool):
         raise Problem(400, f"enabled: expected true or false, got {str(enabled)[:50]!r}")
     due = row["next_due"]
-    if enabled and not row["enabled"] and row["type"] in CLOCK_TYPES:
+    if enabled and not row["enabled"] and row["type"] in CLOCK_TRIGGERS:
         due = schedule.after(row["type"], row["schedule"], time.time())
     ask.db.execute(
         "UPDATE function_trigger SET enabled = ?, next_due = ?, error = ? WHERE id = ?",
