@@ -503,6 +503,10 @@ class Client:
         result: Job = self.call("job_get", job=job)
         return result
 
+    def job_key(self, job: str) -> str:
+        """The key that signs what a job writes (`marks`)."""
+        return str(self.call("job_key", job=job))
+
     def update_job(
         self,
         job: str,

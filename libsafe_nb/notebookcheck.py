@@ -6,6 +6,8 @@ papermill left in it. Pure: both parsed, a sentence out where they do not agree.
 from __future__ import annotations
 
 import ast
+import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -114,7 +116,7 @@ def _parameters(body: Body, node: Any) -> str | None:
 
 def _parameter_problem(payload: Body, found: Body, names: Sequence[str]) -> str | None:
     for name in names:
-        problem = differs(f"{name}, the record's payload", payload, record.plain(found[name]))
+        problem = differs(f"{name}, the record's payload", payload, record.plain(_parsed(found[name])))
         if problem:
             return f"{name} is not the record's payload"
     params = payload.get("function_params") or {}
@@ -122,6 +124,14 @@ def _parameter_problem(payload: Body, found: Body, names: Sequence[str]) -> str 
         if name not in names and name in params and record.plain(value) != params[name]:
             return f"{name}: expected {short(params[name])}, found {short(value)}"
     return None
+
+
+def _parsed(value: Any) -> Any:
+    """The payload; languages without objects get it as JSON."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def _is_python(node: Any) -> bool:

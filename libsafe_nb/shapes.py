@@ -96,7 +96,6 @@ class Job(TypedDict, total=False):
     date_create: str
     date_start: str | None
     date_end: str | None
-    write_key: str
 
 
 class Message(TypedDict, total=False):

@@ -444,7 +444,7 @@ def test_a_childs_write_starts_none_that_led_to_it(functions, publish, container
         below = Functions(client).call(child, container=container)
     for each in (parent, child, other):
         functions.add_trigger(each, "file_created", container_id=container, batch_seconds=0)
-    key = connection.client.job(below["job_id"])["write_key"]
+    key = connection.client.job_key(below["job_id"])
     mark = marks.mark(below["job_id"], container, "out.txt", key)
     connection.storage.put(container, "out.txt", b"x", metadata={marks.NAME: mark})
     (caused,) = wait_for(lambda: list(functions.calls(function=other)), 20)

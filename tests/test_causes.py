@@ -166,7 +166,7 @@ class Watched:
         self.job = functions.call(self.key, container=container)["job_id"]
 
     def mark(self, path, container=None):
-        key = self.connection.client.job(self.job)["write_key"]
+        key = self.connection.client.job_key(self.job)
         return {marks.NAME: marks.mark(self.job, container or self.container, path, key)}
 
     def files(self):

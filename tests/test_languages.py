@@ -11,6 +11,7 @@ from engine_runs import is_zombie, wait_for
 from nbformat.v4 import new_code_cell, new_notebook
 from test_run import REAL
 
+import libsafe_nb
 from libsafe_nb import door, errors, kernels, languages, notebook
 from libsafe_nb.cli import cli
 from libsafe_nb.execution import Limits
@@ -123,6 +124,9 @@ def test_a_bash_function_works_with_its_files_through_its_runner(
     ]
     assert {each["kind"] for each in body["platform_writes"]} == {"hash", "metadata"}
     assert [each["outcome"] for each in body["files"]] == ["success"]
+    # The payload is an object in the record, and text in the notebook's account of its parameters.
+    verified = libsafe_nb.verify(done.evidence, settings=platform.settings)
+    assert verified.exit_code == 0, verified.checks
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ def cancel(calls: tuple[str, ...]) -> None:
 @functions.command()
 @click.argument("key", required=False)
 def pause(key: str | None) -> None:
-    """Start no further call, of one function or of all; what runs ends, what comes waits."""
+    """Start no further call, of one function or of all; what comes waits, what runs ends, with the calls that it makes."""
     _paused(key, True)
 
 

@@ -174,7 +174,7 @@ class Session:
         with self._making:
             if not self._asked_write_key:
                 try:
-                    key = self.client.job(self.attached.job).get("write_key")
+                    key = self.client.job_key(self.attached.job)
                 except Unreachable:
                     raise
                 except PlatformError:

@@ -1,7 +1,7 @@
 """
 Which job wrote an object, if one did: the mark in its metadata, believed if the job's key made it for this very place.
 
-Each job has a key of its own, made of a secret of the platform's that is in memory only, which `GET /job/{job}` gives to those who may work in the job's
+Each job has a key of its own, made of a secret of the platform's that is in memory only, which `GET /job/{job}/key` gives to those who may work in the job's
 container. A mark counts for what was stored until shortly after its job's end, by the store's time of the write and not
 by that at which it is read: what was stored while the platform was down is judged the same. Anything else is a write of
 nobody that is known.

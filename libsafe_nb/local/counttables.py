@@ -43,6 +43,7 @@ END;
 
 DROP INDEX call_queue;
 CREATE INDEX call_queue ON call (status, function_id, depth, priority DESC, id, not_before, container_id);
+CREATE INDEX call_asked ON call (function_id, depth, priority DESC, id) WHERE status = 'queued' AND parent_job IS NOT NULL;
 CREATE INDEX call_later ON call (function_id, not_before) WHERE status = 'queued';
 CREATE INDEX call_place ON call (function_id, container_id) WHERE status = 'queued';
 CREATE INDEX call_status ON call (status, id);

@@ -11,12 +11,13 @@ import binascii
 import json
 import re
 import sqlite3
+import time
 from pathlib import PurePosixPath
 from typing import Any
 
 from libsafe_nb import declared
 from libsafe_nb.errors import LocalPlatformError, ParameterError
-from libsafe_nb.local import published
+from libsafe_nb.local import published, queue
 from libsafe_nb.local.accounts import DEFAULT_USER
 from libsafe_nb.local.ask import Ask, Page, Problem, number, page, plain, text
 from libsafe_nb.local.database import Database, now
@@ -150,6 +151,8 @@ def function_update(ask: Ask) -> dict[str, Any]:
             changes[name] = _setting(name, fields[name], kind, least, most)
     for name, value in changes.items():
         ask.db.execute(f"UPDATE function SET {name} = ? WHERE id = ?", (value, function["id"]))  # noqa: S608 - our names
+    if changes.get("enabled") is False:
+        queue.disabled(ask.db, function, time.time())
     return shape(by_key(ask.db, function["key"]))
 
 

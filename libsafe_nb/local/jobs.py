@@ -63,9 +63,15 @@ def job_list(ask: Ask) -> Page:
 
 
 def job_get(ask: Ask) -> dict[str, Any]:
-    """With the key that signs what the job writes (`causes`)."""
-    job = _find(ask, ask.id("job"))
-    return {**shape(job), "write_key": causes.write_key(ask.db, job["id"])}
+    return shape(_find(ask, ask.id("job")))
+
+
+def job_key(ask: Ask) -> str:
+    """
+    The key that signs what the job writes (`causes`), for those who may work in its container. By a call of its own: the
+    answer of `job_get` is what functions print.
+    """
+    return causes.write_key(ask.db, _find(ask, ask.id("job"))["id"])
 
 
 def job_update(ask: Ask) -> dict[str, Any]:

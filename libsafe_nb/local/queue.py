@@ -194,8 +194,8 @@ def _next(db: Database, at: float) -> sqlite3.Row | None:
     Of all functions that may run another one: the call of the highest priority, then one that another call asked for,
     then the oldest.
     """
-    if db.fact(PAUSED):
-        return None
+    # What runs is to come to its end, and so is what it waits for.
+    paused = bool(db.fact(PAUSED))
     running = db.all(
         "SELECT function_id, container_id, depth, lease_owner, EXISTS (SELECT 1 FROM call o WHERE o.parent_job = c.job_id"
         " AND o.status IN ('queued', 'running')) AS waits FROM call c WHERE status = ?",
@@ -204,7 +204,7 @@ def _next(db: Database, at: float) -> sqlite3.Row | None:
     slots = int(db.fact(SLOTS) or 0)
     best: sqlite3.Row | None = None
     for function in db.all(
-        "SELECT * FROM function f WHERE enabled AND NOT paused"
+        "SELECT * FROM function f WHERE enabled"
         " AND EXISTS (SELECT 1 FROM call WHERE status = ? AND function_id = f.id)",
         (WAITING,),
     ):
@@ -213,7 +213,7 @@ def _next(db: Database, at: float) -> sqlite3.Row | None:
             # One that no worker holds, as its evidence waits to be stored, takes no worker's place.
             if slots and sum(each["lease_owner"] is not None for each in counted) >= slots:
                 continue
-            found = _first(db, function, depth, counted, at)
+            found = _first(db, function, depth, counted, at, paused or function["paused"])
             if found is not None and (best is None or _rank(found) < _rank(best)):
                 best = found
     return best
@@ -233,9 +233,9 @@ def _depths(db: Database, function: int) -> Iterator[int]:
 
 
 def _first(
-    db: Database, function: sqlite3.Row, depth: int, counted: Sequence[sqlite3.Row], at: float
+    db: Database, function: sqlite3.Row, depth: int, counted: Sequence[sqlite3.Row], at: float, paused: bool
 ) -> sqlite3.Row | None:
-    """The function's next call of a depth, if those that run leave room for one."""
+    """The function's next call of a depth, if those that run leave room for one; where it is paused, one that a job waits for."""
     same = sum(each["function_id"] == function["id"] for each in counted)
     if function["concurrency"] is not None and same >= function["concurrency"]:
         return None
@@ -244,10 +244,12 @@ def _first(
     if not _any_may(db, function["id"], full, at):
         return None
     marks = ", ".join("?" * len(full))
+    asked = "INDEXED BY call_asked WHERE parent_job IN (SELECT id FROM job WHERE status = 'RUNNING') AND"
     found: sqlite3.Row | None = db.one(
-        "SELECT * FROM call INDEXED BY call_queue WHERE status = ? AND function_id = ? AND depth = ? AND not_before <= ?"  # noqa: S608 - marks only
-        f" AND container_id NOT IN ({marks}) ORDER BY priority DESC, id LIMIT 1",
-        (WAITING, function["id"], depth, at, *full),
+        f"SELECT * FROM call {asked if paused else 'INDEXED BY call_queue WHERE'} status = 'queued'"  # noqa: S608 - marks only
+        f" AND function_id = ? AND depth = ? AND not_before <= ? AND container_id NOT IN ({marks})"
+        " ORDER BY priority DESC, id LIMIT 1",
+        (function["id"], depth, at, *full),
     )
     return found
 
@@ -386,7 +388,10 @@ def _sentence(result: dict[str, Any]) -> str | None:
 
 def _errored(db: Database, call: sqlite3.Row, error: str | None, at: float) -> None:
     function = _function(db, call)
-    if call["attempts"] >= function["attempts"]:
+    # A disabled function's calls wait; one that another call waits for must not.
+    if call["attempts"] >= function["attempts"] or (
+        call["parent_job"] is not None and not function["enabled"]
+    ):
         _end(db, call, "dead", error)
         return
     # An attempt that the platform itself broke off is not counted, and need not wait.
@@ -421,6 +426,17 @@ def _end(db: Database, call: sqlite3.Row, status: str, error: str | None) -> Non
         "UPDATE call SET status = ?, error = ?, lease_owner = NULL, lease_until = NULL, date_end = ? WHERE id = ?",
         (status, error, now(), call["id"]),
     )
+
+
+def disabled(db: Database, function: sqlite3.Row, at: float) -> None:
+    """End the calls of a disabled function that others asked for and may wait for."""
+    for row in db.all(
+        "SELECT job_id FROM call INDEXED BY call_asked"
+        " WHERE status = 'queued' AND parent_job IS NOT NULL AND function_id = ?",
+        (function["id"],),
+    ):
+        message = f"function {function['key']} was disabled while this call of it waited"
+        end_job(db, row["job_id"], "FAILED", "failed", message, at)
 
 
 def end_job(db: Database, job: int, status: str, outcome: str, message: str, at: float) -> None:

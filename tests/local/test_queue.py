@@ -640,3 +640,38 @@ def test_a_run_whose_evidence_waits_takes_no_workers_place(db, function):
     queue.let_go(db, queue.find(db, first), 30.0)
 
     assert claims(db) == [second]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_paused_lets_that_end_which_runs_with_what_it_waits_for(db, function, whole):
+    one, two = function("one"), function("two")
+    top = queue.make(db, order(one))
+    claims(db)
+    begun(db, top)
+    if whole:
+        db.set_fact(queue.PAUSED, "1")
+    else:
+        db.execute("UPDATE function SET paused = 1")
+    queue.make(db, order(two, priority=9))
+    below = child(db, top, two)
+
+    assert claims(db) == [below]
+    end(db, below, "COMPLETED")
+    end(db, top, "COMPLETED")
+    assert claims(db) == []
+    assert not queue.work_waits(db, 0.0)
+
+
+def test_nobody_waits_for_a_call_of_a_function_that_was_disabled(db, function):
+    one, two = function("one"), function("two", backoff=0)
+    top = queue.make(db, order(one))
+    claims(db)
+    begun(db, top)
+    waits, alone, tried = child(db, top, two), queue.make(db, order(two)), child(db, top, two, priority=1)
+    assert queue.claim(db, "w", 60, 0.0)["id"] == tried
+    db.execute("UPDATE function SET enabled = 0 WHERE id = ?", (two,))
+    queue.disabled(db, db.one("SELECT * FROM function WHERE id = ?", (two,)), 0.0)
+    end(db, tried, "FAILED", ERRORED)
+
+    assert [status(db, each) for each in (waits, alone, tried)] == ["failed", "queued", "dead"]
+    assert "two was disabled while this call" in queue.find(db, waits)["error"]

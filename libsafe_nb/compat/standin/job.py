@@ -20,8 +20,6 @@ def get(job_id: Any) -> Item:
     """
     here, job = session.current(), id_of(job_id)
     found = Item(here.client.job(job))
-    # Of use to the platform's own hands only, and no matter for an output.
-    found.pop("write_key", None)
     attached = here.attached
     if attached is not None and job == attached.job and attached.verdict is not None:
         found["status"] = "COMPLETED" if attached.verdict else "FAILED"
