@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 ENDED = ("completed", "failed", "cancelled", "dead")
 EVIDENCE = "evidence: "
 """How the job's message begins that says where its evidence is."""
+NOT_TAKEN, NOT_TOLD = "[not taken]", "[not told]"
+"""In a record, for the value of a name that the function does not take; and for another that may be a secret."""
 
 Shape = dict[str, Any]
 
@@ -115,8 +117,8 @@ def refuse_keys(secrets: SecretSet, function: str, params: Mapping[str, Any] | N
 
 def tellable(client: Client, function: str, params: Mapping[str, Any], version: int | None) -> Shape:
     """
-    Parameters as a record may hold them: without what is given for a secret of the called function, which the platform will
-    refuse; nothing where the function's parameters cannot be seen.
+    Parameters as a record may hold them before the platform took them: the values of those that the function declares, and
+    not as secrets. A secret may be given under a mistyped name, or where the function's parameters cannot be seen.
     """
     if not params:
         return {}
@@ -128,9 +130,14 @@ def tellable(client: Client, function: str, params: Mapping[str, Any], version: 
             else next((each for each in functions.versions(function) if each["number"] == version), {})
         )
     except PlatformError:
-        return {}
-    secret = {each.get("name") for each in about.get("parameters", ()) if each.get("secret")}
-    return {name: f"[redacted:{name}]" if name in secret else value for name, value in params.items()}
+        about = {}
+    declared = {each.get("name"): bool(each.get("secret")) for each in about.get("parameters", ())}
+    # A handler declares nothing, and takes it all the same.
+    unknown = NOT_TAKEN if about.get("kind") == "notebook" else NOT_TOLD
+    return {
+        name: (f"[redacted:{name}]" if declared[name] else value) if name in declared else unknown
+        for name, value in params.items()
+    }
 
 
 def _has_functions(functions: Functions) -> bool:
@@ -156,7 +163,7 @@ def look(client: Client, call: str) -> Shape:
     job = client.job(found["job_id"])
     result = job["result"]
     result = result if isinstance(result, dict) else {}
-    error = result.get("error")
+    error = _in_order(result.get("error"))
     if error is None and found["error"]:
         error = {"type": "Queue", "message": found["error"], "cell_id": None}
     return {
@@ -316,7 +323,8 @@ class Children:
         """In a replay: as it was in the recorded run."""
         assert self._recorded is not None
         found = self._recorded.take(event)
-        self._tell({**event, **{name: found.get(name) for name in _FACTS}, "stubbed": True})
+        told = _told_again(event["params"], found)
+        self._tell({**event, **{name: found.get(name) for name in _FACTS}, "params": told, "stubbed": True})
         if found.get("status") == "refused":
             error = found.get("error") or {}
             kind = getattr(errors, str(error.get("type")), PlatformError)
@@ -330,6 +338,32 @@ _FACTS = ("call", "job", "version", "sha256", "status", "run", "started", "ended
 def _kept(found: Shape) -> Shape:
     """What the record says of a call; its scraps are in its own evidence."""
     return {name: found[name] for name in _FACTS if name in found and name != "call"}
+
+
+def _params(entry: Mapping[str, Any]) -> Shape:
+    """Those of a recorded call."""
+    found = entry.get("params")
+    return dict(record.plain(found)) if isinstance(found, Mapping) else {}
+
+
+def _told_again(params: Mapping[str, Any], entry: Mapping[str, Any]) -> Shape:
+    """
+    Parameters of a replayed call as its record may hold them: what the recorded call's record holds, where it is the same
+    or not told there; nobody is asked which of the others are secrets.
+    """
+    recorded, told = _params(entry), {}
+    for name, value in record.plain(params).items():
+        before = recorded.get(name, NOT_TOLD)
+        masked = before in (f"[redacted:{name}]", NOT_TAKEN, NOT_TOLD)
+        told[name] = before if masked or record.canonical(before) == record.canonical(value) else NOT_TOLD
+    return told
+
+
+def _in_order(error: Any) -> Any:
+    """An error as `look` tells it: a record sorts its names, and a function may print it."""
+    if not isinstance(error, Mapping):
+        return error
+    return {**dict.fromkeys(name for name in ("type", "message", "cell_id") if name in error), **error}
 
 
 class _Recorded:
@@ -347,7 +381,7 @@ class _Recorded:
         ExecutionError
             The recorded run made no further call of that function.
         """
-        alike = ("function", "container", "files", "params")
+        alike = ("function", "container", "files")
         with self._lock:
             same = [each for each in self._left if each.get("function") == event["function"]]
             if not same:
@@ -355,7 +389,13 @@ class _Recorded:
                     f"a replay starts nothing, and the recorded run made no further call of {event['function']}"
                 )
             found = next(
-                (each for each in same if all(each.get(name) == event[name] for name in alike)), same[0]
+                (
+                    each
+                    for each in same
+                    if all(each.get(name) == event[name] for name in alike)
+                    and _told_again(event["params"], each) == _params(each)
+                ),
+                same[0],
             )
             self._left.remove(found)
             return found
@@ -375,4 +415,5 @@ class _Recorded:
             )
         if found.get("scraps") is None:
             raise ExecutionError(f"call {call}: {found.get('unread') or 'its evidence was not read'}")
-        return {name: found.get(name) for name in (*_FACTS, "scraps") if name != "call"}
+        told = {name: found.get(name) for name in (*_FACTS, "scraps") if name != "call"}
+        return {**told, "error": _in_order(told["error"])}

@@ -477,7 +477,7 @@ def test_a_call_is_written_down_before_the_platform_is_asked():
 
         def call(self, name, **_):
             if name == "function_get":
-                return {"parameters": []}
+                return {"kind": "notebook", "parameters": [{"name": "x"}]}
             assert told
             raise errors.Unreachable("nobody answers")
 
@@ -521,3 +521,63 @@ def test_a_replay_makes_up_no_result(more, said):
 
     with pytest.raises(errors.ExecutionError, match=said):
         known["call_get"](call=made["call"])
+
+
+@pytest.mark.parametrize(
+    ("about", "wanted"),
+    [
+        (
+            {"kind": "notebook", "parameters": [{"name": "token", "secret": True}, {"name": "x"}]},
+            {"token": "[redacted:token]", "Token": "[not taken]", "x": 1},
+        ),
+        ({"kind": "handler", "parameters": []}, dict.fromkeys(("token", "Token", "x"), "[not told]")),
+        (None, dict.fromkeys(("token", "Token", "x"), "[not told]")),
+    ],
+)
+def test_a_refused_call_tells_values_of_declared_names_alone_and_its_replay_the_same(about, wanted):
+    class Refusing:
+        def call(self, name, **_):
+            if name == "function_get" and about is not None:
+                return about
+            raise errors.PlatformError("not so", status=400)
+
+    given = {"token": "s-1", "Token": "s-2", "x": 1}
+    calls = None
+    for client in (Refusing, None):
+        known, told = asking(client, calls)
+        with pytest.raises(errors.UsageError, match="not so"):
+            known["call"](function="f", params=given)
+        calls = record.calls(told)
+        assert [each["params"] for each in calls] == [wanted]
+        assert "s-1" not in str(told)
+        assert "s-2" not in str(told)
+
+
+def test_what_a_handler_is_given_is_told_once_the_platform_took_it():
+    class Taking:
+        def call(self, name, **_):
+            about = {"kind": "handler", "parameters": []}
+            made = {"id": "1", "job_id": "2", "version": 1, "status": "queued"}
+            return about if name == "function_get" else made
+
+    known, told = asking(Taking)
+    known["call"](function="f", params={"x": 1})
+
+    assert [told[0]["params"], record.calls(told)[0]["params"]] == [{"x": "[not told]"}, {"x": 1}]
+
+
+def test_a_replay_tells_no_value_that_the_record_does_not():
+    given = {"x": "own", "big": 2**60, "flag": True, "new": "v"}
+    before = record.plain({"x": "other", "big": 2**60, "flag": 1})
+    known, told = asking(calls=[recorded(1, params=before)])
+    known["call"](function="f", params=given)
+
+    assert record.calls(told)[0]["params"] == {**dict.fromkeys(given, "[not told]"), "big": str(2**60)}
+
+
+def test_a_replay_tells_an_error_in_the_order_in_which_the_platform_did():
+    error = {"type": "ValueError", "message": "no", "cell_id": "c"}
+    known, _ = asking(calls=[recorded(1, "failed", error=dict(sorted(error.items())))])
+    made = known["call"](function="f", params={"x": 1})
+
+    assert list(known["call_get"](call=made["call"])["error"].items()) == list(error.items())
