@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import children, door
+from libsafe_nb import children, door, recordedcalls
 from libsafe_nb.errors import ExecutionError, LibsafeError, RunCancelled, RunFailed, UsageError
 from libsafe_nb.models import describe
 
@@ -114,7 +114,7 @@ class Call:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = SOON
-        while (found := self._ask("call_get"))["status"] not in children.ENDED:
+        while (found := self._ask("call_get"))["status"] not in recordedcalls.ENDED:
             left = pause if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(

@@ -21,7 +21,6 @@ from libsafe_nb import errors, record
 from libsafe_nb.compat.writing import refuse
 from libsafe_nb.errors import (
     Conflict,
-    ExecutionError,
     Forbidden,
     LibsafeError,
     PlatformError,
@@ -30,19 +29,24 @@ from libsafe_nb.errors import (
     UsageError,
 )
 from libsafe_nb.functions import Functions
+from libsafe_nb.recordedcalls import (
+    ENDED,
+    FACTS,
+    NOT_TAKEN,
+    NOT_TOLD,
+    RecordedCalls,
+    Shape,
+    in_order,
+    told_again,
+)
 
 if TYPE_CHECKING:
     from libsafe_nb.client import Client
     from libsafe_nb.models import Replay
     from libsafe_nb.redact.matching import SecretSet
 
-ENDED = ("completed", "failed", "cancelled", "dead")
 EVIDENCE = "evidence: "
 """How the job's message begins that says where its evidence is."""
-NOT_TAKEN, NOT_TOLD = "[not taken]", "[not told]"
-"""In a record, for the value of a name that the function does not take; and for another that may be a secret."""
-
-Shape = dict[str, Any]
 
 
 # What the platform is asked -------------------------------------------------------------------------------------------
@@ -163,7 +167,7 @@ def look(client: Client, call: str) -> Shape:
     job = client.job(found["job_id"])
     result = job["result"]
     result = result if isinstance(result, dict) else {}
-    error = _in_order(result.get("error"))
+    error = in_order(result.get("error"))
     if error is None and found["error"]:
         error = {"type": "Queue", "message": found["error"], "cell_id": None}
     return {
@@ -229,7 +233,7 @@ class Children:
     ) -> None:
         self._client, self._run, self._container = client, run, container
         self._secrets, self._tell = secrets, tell
-        self._recorded = _Recorded(replay.calls) if replay is not None and replay.stub else None
+        self._recorded = RecordedCalls(replay.calls) if replay is not None and replay.stub else None
         self._lock = threading.Lock()
         self._made = 0
         self._last: dict[str, tuple[str, Shape]] = {}
@@ -323,8 +327,8 @@ class Children:
         """In a replay: as it was in the recorded run."""
         assert self._recorded is not None
         found = self._recorded.take(event)
-        told = _told_again(event["params"], found)
-        self._tell({**event, **{name: found.get(name) for name in _FACTS}, "params": told, "stubbed": True})
+        told = told_again(event["params"], found)
+        self._tell({**event, **{name: found.get(name) for name in FACTS}, "params": told, "stubbed": True})
         if found.get("status") == "refused":
             error = found.get("error") or {}
             kind = getattr(errors, str(error.get("type")), PlatformError)
@@ -332,88 +336,6 @@ class Children:
         return {name: found.get(name) for name in ("call", "job", "version", "container", "status")}
 
 
-_FACTS = ("call", "job", "version", "sha256", "status", "run", "started", "ended", "evidence", "error")
-
-
 def _kept(found: Shape) -> Shape:
     """What the record says of a call; its scraps are in its own evidence."""
-    return {name: found[name] for name in _FACTS if name in found and name != "call"}
-
-
-def _params(entry: Mapping[str, Any]) -> Shape:
-    """Those of a recorded call."""
-    found = entry.get("params")
-    return dict(record.plain(found)) if isinstance(found, Mapping) else {}
-
-
-def _told_again(params: Mapping[str, Any], entry: Mapping[str, Any]) -> Shape:
-    """
-    Parameters of a replayed call as its record may hold them: what the recorded call's record holds, where it is the same
-    or not told there; nobody is asked which of the others are secrets.
-    """
-    recorded, told = _params(entry), {}
-    for name, value in record.plain(params).items():
-        before = recorded.get(name, NOT_TOLD)
-        masked = before in (f"[redacted:{name}]", NOT_TAKEN, NOT_TOLD)
-        told[name] = before if masked or record.canonical(before) == record.canonical(value) else NOT_TOLD
-    return told
-
-
-def _in_order(error: Any) -> Any:
-    """An error as `look` tells it: a record sorts its names, and a function may print it."""
-    if not isinstance(error, Mapping):
-        return error
-    return {**dict.fromkeys(name for name in ("type", "message", "cell_id") if name in error), **error}
-
-
-class _Recorded:
-    """The calls of the run that is replayed, each answered once; in order, but for threads that took other turns."""
-
-    def __init__(self, calls: Sequence[Mapping[str, Any]]) -> None:
-        self._left = [dict(each) for each in calls]
-        self._by_call = {str(each["call"]): each for each in self._left if each.get("call")}
-        self._lock = threading.Lock()
-
-    def take(self, event: Shape) -> Shape:
-        """
-        Raises
-        ------
-        ExecutionError
-            The recorded run made no further call of that function.
-        """
-        alike = ("function", "container", "files")
-        with self._lock:
-            same = [each for each in self._left if each.get("function") == event["function"]]
-            if not same:
-                raise ExecutionError(
-                    f"a replay starts nothing, and the recorded run made no further call of {event['function']}"
-                )
-            found = next(
-                (
-                    each
-                    for each in same
-                    if all(each.get(name) == event[name] for name in alike)
-                    and _told_again(event["params"], each) == _params(each)
-                ),
-                same[0],
-            )
-            self._left.remove(found)
-            return found
-
-    def get(self, call: str) -> Shape:
-        """
-        Raises
-        ------
-        ExecutionError
-            The recorded run ended before the call did, or the call's evidence could not be read.
-        """
-        found = self._by_call.get(call)
-        if found is None or found.get("status") not in ENDED:
-            status = found.get("status") if found else "not told of"
-            raise ExecutionError(
-                f"call {call}: in the recorded run it was {status} to the end, so a replay knows no result of it"
-            )
-        if found.get("scraps") is None:
-            raise ExecutionError(f"call {call}: {found.get('unread') or 'its evidence was not read'}")
-        told = {name: found.get(name) for name in (*_FACTS, "scraps") if name != "call"}
-        return {**told, "error": _in_order(told["error"])}
+    return {name: found[name] for name in FACTS if name in found and name != "call"}
