@@ -318,7 +318,10 @@ def cancel(calls: tuple[str, ...]) -> None:
 @functions.command()
 @click.argument("key", required=False)
 def pause(key: str | None) -> None:
-    """Start no further call, of one function or of all; what comes waits, what runs ends, with the calls that it makes."""
+    """Start no further call, of one function or of all; what comes waits, what runs ends.
+
+    Where all are paused, calls that a running function makes are started for it to end.
+    """
     _paused(key, True)
 
 
@@ -334,7 +337,11 @@ def resume(key: str | None) -> None:
 def drain(key: str | None) -> None:
     """Pause, and wait until nothing runs any more."""
     ours = _paused(key, True)
-    while (ours.get(key) if key else ours.queue())["running"]:
+    told = None
+    while running := (ours.get(key) if key else ours.queue())["running"]:
+        if running != told:
+            click.echo(f"waiting for {running} running", err=True)
+        told = running
         time.sleep(POLL)
 
 

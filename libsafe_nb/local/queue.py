@@ -204,7 +204,7 @@ def _next(db: Database, at: float) -> sqlite3.Row | None:
     slots = int(db.fact(SLOTS) or 0)
     best: sqlite3.Row | None = None
     for function in db.all(
-        "SELECT * FROM function f WHERE enabled"
+        "SELECT * FROM function f WHERE enabled AND NOT paused"
         " AND EXISTS (SELECT 1 FROM call WHERE status = ? AND function_id = f.id)",
         (WAITING,),
     ):
@@ -213,7 +213,7 @@ def _next(db: Database, at: float) -> sqlite3.Row | None:
             # One that no worker holds, as its evidence waits to be stored, takes no worker's place.
             if slots and sum(each["lease_owner"] is not None for each in counted) >= slots:
                 continue
-            found = _first(db, function, depth, counted, at, paused or function["paused"])
+            found = _first(db, function, depth, counted, at, paused)
             if found is not None and (best is None or _rank(found) < _rank(best)):
                 best = found
     return best
@@ -235,7 +235,7 @@ def _depths(db: Database, function: int) -> Iterator[int]:
 def _first(
     db: Database, function: sqlite3.Row, depth: int, counted: Sequence[sqlite3.Row], at: float, paused: bool
 ) -> sqlite3.Row | None:
-    """The function's next call of a depth, if those that run leave room for one; where it is paused, one that a job waits for."""
+    """The function's next call of a depth, if those that run leave room for one; of a paused queue, one that a job waits for."""
     same = sum(each["function_id"] == function["id"] for each in counted)
     if function["concurrency"] is not None and same >= function["concurrency"]:
         return None

@@ -642,16 +642,12 @@ def test_a_run_whose_evidence_waits_takes_no_workers_place(db, function):
     assert claims(db) == [second]
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_what_is_paused_lets_that_end_which_runs_with_what_it_waits_for(db, function, whole):
+def test_a_paused_queue_lets_that_end_which_runs_with_what_it_waits_for(db, function):
     one, two = function("one"), function("two")
     top = queue.make(db, order(one))
     claims(db)
     begun(db, top)
-    if whole:
-        db.set_fact(queue.PAUSED, "1")
-    else:
-        db.execute("UPDATE function SET paused = 1")
+    db.set_fact(queue.PAUSED, "1")
     queue.make(db, order(two, priority=9))
     below = child(db, top, two)
 
