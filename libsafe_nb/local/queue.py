@@ -244,7 +244,10 @@ def _first(
     if not _any_may(db, function["id"], full, at):
         return None
     marks = ", ".join("?" * len(full))
-    asked = "INDEXED BY call_asked WHERE parent_job IN (SELECT id FROM job WHERE status = 'RUNNING') AND"
+    asked = (
+        "INDEXED BY call_asked WHERE parent_job IS NOT NULL"
+        " AND EXISTS (SELECT 1 FROM job WHERE job.id = parent_job AND job.status = 'RUNNING') AND"
+    )
     found: sqlite3.Row | None = db.one(
         f"SELECT * FROM call {asked if paused else 'INDEXED BY call_queue WHERE'} status = 'queued'"  # noqa: S608 - marks only
         f" AND function_id = ? AND depth = ? AND not_before <= ? AND container_id NOT IN ({marks})"
