@@ -24,6 +24,12 @@ from libsafe_nb.functions import Functions
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
+
+def pytest_xdist_auto_num_workers(config):
+    """Three for two cores, which are idle a fifth of the time otherwise: tests wait for kernels and servers."""
+    return max(1, len(os.sched_getaffinity(0)) * 3 // 2)
+
+
 ROOT = Path(__file__).parent.parent
 PARAMETERS = 'json_sample = {"function_data": {"container": {"id": "1"}}, "function_params": {}}'
 

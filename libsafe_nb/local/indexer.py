@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 OVERLAP_SECONDS = 2.0
 """How far before the last position the stream is asked for again; rows that show something later stay."""
 PIPE_BYTES = 1024 * 1024
+PAGES_BELOW = 20
+"""Of 1,000 objects each, of a folder that somebody chose."""
 LOOKS_AT_ONCE = 8
 RETRY_SECONDS = 0.3
 """Between two runs of the program that prints the stream: it ends when the S3 server does."""
@@ -199,6 +201,19 @@ class Indexer:
             place = (container, path)
             files.mark_deleted(self._db, *place, at=asked, job=self.asked.get(place))
 
+    async def look_below(self, container: int, folder: str) -> None:
+        """
+        Have the rows of a folder be as the store is now, for who chose it: the stream may tell a moment later. Of more than
+        `PAGES_BELOW` thousand objects the first; `folder` is empty for the whole container.
+        """
+        prefix = f"{container}/{folder}/" if folder else f"{container}/"
+        token = None
+        for _ in range(PAGES_BELOW):
+            page, token = await asyncio.to_thread(self._objects.page, token, prefix)
+            await self._look_at(self._differing(page, set()))
+            if token is None:
+                return
+
     # Everything.
 
     async def _compare_once(self, name: str) -> None:
@@ -223,15 +238,16 @@ class Indexer:
             page, token = await asyncio.to_thread(self._objects.page, token)
             more = token is not None
             differing = self._differing(page, there)
-            for start in range(0, len(differing), LOOKS_AT_ONCE):
-                await asyncio.gather(
-                    *(self.look(*place) for place in differing[start : start + LOOKS_AT_ONCE])
-                )
-                for container, path in differing[start : start + LOOKS_AT_ONCE]:
-                    row = files.find(self._db, container, path, folder=False)
-                    if row is not None:
-                        there.add(row["id"])
+            await self._look_at(differing)
+            for container, path in differing:
+                row = files.find(self._db, container, path, folder=False)
+                if row is not None:
+                    there.add(row["id"])
         await self._delete_missing(there, began)
+
+    async def _look_at(self, places: list[tuple[int, str]]) -> None:
+        for start in range(0, len(places), LOOKS_AT_ONCE):
+            await asyncio.gather(*(self.look(*place) for place in places[start : start + LOOKS_AT_ONCE]))
 
     def _differing(self, page: list[tuple[str, int, str]], there: set[int]) -> list[tuple[int, str]]:
         """Objects of a listing whose rows are absent or differ; notes the ids of the others."""

@@ -179,10 +179,10 @@ class Objects:
         return sorted(found, key=lambda version: (not version.latest, version.version_id))
 
     @_ours
-    def page(self, token: str | None) -> tuple[list[tuple[str, int, str]], str | None]:
+    def page(self, token: str | None, prefix: str = "") -> tuple[list[tuple[str, int, str]], str | None]:
         """1,000 objects' (key, size, etag), and the token of the next page."""
         following = {"ContinuationToken": token} if token else {}
-        found = self.client.list_objects_v2(Bucket=self.bucket, **following)
+        found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **following)
         objects = [(each["Key"], each["Size"], each["ETag"].strip('"')) for each in found.get("Contents", [])]
         return objects, found.get("NextContinuationToken")
 

@@ -88,17 +88,22 @@ def call_create(ask: Ask) -> dict[str, Any]:
 
 
 async def prepare(ask: Ask) -> None:
-    """Files that were stored a moment ago and are chosen by their paths: the store is asked for those without a row."""
+    """Files that were stored a moment ago and are chosen by a path, or by a folder's: the store is asked."""
     fields = ask.fields()
     paths, container = fields.get("paths"), fields.get("container_id")
     if not isinstance(paths, list) or not str(container).isdecimal() or not ask.may(int(str(container))):
         return
     for each in paths[:MAX_LOOKS]:
-        path = each.strip("/") if isinstance(each, str) else ""
-        if path and not key_problem(path) and files.find(ask.db, int(str(container)), path) is None:
-            # While the S3 server restarts, what the rows say is the best there is.
-            with contextlib.suppress(Exception):
+        path = each.strip("/") if isinstance(each, str) else None
+        if path is None or (path and key_problem(path)):
+            continue
+        row = files.find(ask.db, int(str(container)), path) if path else None
+        # While the S3 server restarts, what the rows say is the best there is.
+        with contextlib.suppress(Exception):
+            if path and row is None:
                 await ask.platform.indexer.look(int(str(container)), path)
+            if row is None or row["type"] == "FOLDER":
+                await ask.platform.indexer.look_below(int(str(container)), path)
 
 
 def _depth(ask: Ask) -> int:

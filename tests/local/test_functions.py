@@ -205,6 +205,13 @@ def test_a_file_that_was_stored_a_moment_ago_is_called_with(rest, s3, served, co
         )
         assert made["files"] == 1
         rest.ok("PUT", f"/call/{made['id']}", json={"status": "cancelled"})
+    for number in range(10):
+        s3.put_object(Bucket=served.settings.s3.bucket, Key=f"{container}/f/{number}.txt", Body=b"x")
+        for folder, count in (("/f", number + 1), ("/", number + 11)):
+            body = {"container_id": container, "paths": [folder]}
+            made = rest.ok("POST", f"/function/{paused}/call", json=body)
+            assert made["files"] == count
+            rest.ok("PUT", f"/call/{made['id']}", json={"status": "cancelled"})
     for odd in ("/", "", "..", "a\0b", 7, None):
         answer = rest.send(
             "POST", f"/function/{paused}/call", json={"container_id": container, "paths": [odd]}
