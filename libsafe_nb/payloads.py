@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from libsafe_nb import strictjson
 from libsafe_nb.errors import PayloadError
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -176,7 +177,9 @@ def _decode(source: str | bytes) -> Any:
     except UnicodeDecodeError as exc:
         _refuse("", f"expected UTF-8, got byte 0x{source[exc.start]:02x} at {exc.start}")
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_each_once)
+        return strictjson.loads(text)
+    except strictjson.NotStrictError as exc:
+        _refuse("", f"expected JSON, got {exc}")
     except json.JSONDecodeError as exc:
         _refuse("", f"expected JSON, got {exc.msg} at line {exc.lineno} column {exc.colno}")
     except RecursionError:
@@ -184,22 +187,6 @@ def _decode(source: str | bytes) -> Any:
     except ValueError as exc:
         # An integer of thousands of digits (CPython's limit on conversions).
         _refuse("", f"expected JSON of sensible numbers, got something else ({exc})")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    _refuse("", f"expected JSON, got {name}, which JSON does not have")
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, each name of which stands once: of two, what read it before us may have looked at the other."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                _refuse("", f"expected each name of an object once, got {name[:40]!r} twice")
-            seen.add(name)
-    return found
 
 
 def _copy(source: Mapping[str, Any]) -> Any:

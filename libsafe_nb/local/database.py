@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from libsafe_nb.local import counttables, queuetables
+from libsafe_nb.local import queuetables
 
-VERSION = 4
+VERSION = 2
 """Of the schema; kept in `user_version`."""
 
-MIGRATIONS = {2: queuetables.TABLES, 3: counttables.TABLES, 4: queuetables.WAITING}
+MIGRATIONS = {2: queuetables.TABLES}
 """What brings the rows of the version before to this one; a new file gets `SCHEMA` and then all of them."""
 
 SCHEMA = """

@@ -1,4 +1,9 @@
-"""The rows of functions, triggers, events and calls: what versions 2 and 4 of the schema add."""
+"""
+The rows of functions, triggers, events and calls: what version 2 of the schema adds.
+
+No look at the queue reads all of it: `batch` and `tally` hold counts, and every question has its index. `tally` is kept by
+SQLite itself, whoever changes a call; `batch` by `firing`, which alone makes and takes events.
+"""
 
 TABLES = """
 CREATE TABLE function (
@@ -45,8 +50,10 @@ CREATE TABLE function_trigger (
   params TEXT NOT NULL DEFAULT '{}',
   enabled INTEGER NOT NULL DEFAULT 1,
   next_due REAL,  -- of a clock trigger
-  date_create TEXT NOT NULL
+  date_create TEXT NOT NULL,
+  error TEXT  -- why the platform disabled it; null: it did not
 );
+CREATE INDEX trigger_due ON function_trigger (next_due) WHERE next_due IS NOT NULL;
 CREATE INDEX trigger_type ON function_trigger (type, enabled);
 
 CREATE TABLE event (  -- what has happened and is in no call yet
@@ -59,6 +66,16 @@ CREATE TABLE event (  -- what has happened and is in no call yet
   at REAL NOT NULL
 );
 CREATE INDEX event_group ON event (trigger_id, container_id, ancestors);
+
+CREATE TABLE batch (  -- events of one trigger and container, and of the same causes, that become calls together
+  trigger_id INTEGER NOT NULL REFERENCES function_trigger(id) ON DELETE CASCADE,
+  container_id INTEGER NOT NULL,
+  ancestors TEXT NOT NULL,
+  waiting INTEGER NOT NULL,
+  due REAL NOT NULL,  -- when it is full, or its first event has waited long enough
+  PRIMARY KEY (trigger_id, container_id, ancestors)
+) WITHOUT ROWID;
+CREATE INDEX batch_due ON batch (due);
 
 CREATE TABLE call (  -- one execution that is to be, is, or was
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -87,14 +104,38 @@ CREATE TABLE call (  -- one execution that is to be, is, or was
   date_create TEXT NOT NULL,
   date_end TEXT
 );
-CREATE INDEX call_queue ON call (status, function_id, depth, priority DESC, id);
+CREATE INDEX call_queue ON call (status, function_id, depth, priority DESC, id, not_before, container_id);
+CREATE INDEX call_asked ON call (function_id, depth, priority DESC, id) WHERE status = 'queued' AND parent_job IS NOT NULL;
+CREATE INDEX call_later ON call (function_id, not_before) WHERE status = 'queued';
+CREATE INDEX call_place ON call (function_id, container_id) WHERE status = 'queued';
+CREATE INDEX call_status ON call (status, id);
+CREATE INDEX call_function ON call (function_id, id);
+CREATE INDEX call_ended ON call (date_end, id) WHERE status IN ('completed', 'failed', 'cancelled');
+CREATE INDEX call_waiting ON call (function_id, user_id) WHERE status = 'queued';
 CREATE INDEX call_parent ON call (parent_job) WHERE parent_job IS NOT NULL;
 CREATE INDEX call_trigger ON call (trigger_id, status);
 ALTER TABLE job ADD COLUMN call_id INTEGER;
 CREATE INDEX job_call ON job (call_id) WHERE call_id IS NOT NULL;
-"""
 
-WAITING = """
-CREATE INDEX call_waiting ON call (function_id, user_id) WHERE status = 'queued';
+CREATE TABLE tally (  -- how many calls are in each state; `pruned` are those whose rows are gone
+  function_id INTEGER NOT NULL,
+  status TEXT NOT NULL,
+  calls INTEGER NOT NULL,
+  PRIMARY KEY (function_id, status)
+) WITHOUT ROWID;
+
+CREATE TRIGGER call_made AFTER INSERT ON call BEGIN
+  INSERT INTO tally VALUES (NEW.function_id, NEW.status, 1)
+    ON CONFLICT (function_id, status) DO UPDATE SET calls = calls + 1;
+END;
+CREATE TRIGGER call_moved AFTER UPDATE OF status ON call WHEN NEW.status <> OLD.status BEGIN
+  UPDATE tally SET calls = calls - 1 WHERE function_id = OLD.function_id AND status = OLD.status;
+  INSERT INTO tally VALUES (NEW.function_id, NEW.status, 1)
+    ON CONFLICT (function_id, status) DO UPDATE SET calls = calls + 1;
+END;
+CREATE TRIGGER call_pruned AFTER DELETE ON call BEGIN
+  UPDATE tally SET calls = calls - 1 WHERE function_id = OLD.function_id AND status = OLD.status;
+  INSERT INTO tally VALUES (OLD.function_id, 'pruned', 1)
+    ON CONFLICT (function_id, status) DO UPDATE SET calls = calls + 1;
+END;
 """
-"""What version 4 adds: how many calls of one user wait is asked at each call."""

@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from libsafe_nb import strictjson
 from libsafe_nb.endpoints import ENDPOINTS
 from libsafe_nb.errors import LocalPlatformError
 from libsafe_nb.local import (
@@ -218,25 +219,9 @@ def _parsed(body: bytes) -> Any:
     if not body.strip():
         return {}
     try:
-        return json.loads(body, parse_constant=_no_constant, object_pairs_hook=_each_once)
+        return strictjson.loads(body)
     except (ValueError, RecursionError) as exc:
         raise Problem(400, f"the body is not JSON: {str(exc)[:200]}") from exc
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, each name of which stands once: of two, what reads it before us may have looked at the other."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise ValueError(f"an object names {name[:50]!r} twice")
-            seen.add(name)
-    return found
 
 
 def _body(result: Any) -> bytes:

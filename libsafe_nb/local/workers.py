@@ -116,7 +116,7 @@ class Workers:
 
     def _room(self) -> bool:
         """Whether another worker may be started. One whose call waits for calls of its own is none of the `most`."""
-        return len(self._alive) < self._most or len(self._alive) < self._most + queue.holding(self._db)
+        return len(self._alive) < self._most + queue.holding(self._db)
 
     def _start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 
@@ -12,7 +13,9 @@ from botocore.config import Config
 
 from libsafe_nb import local
 from libsafe_nb.local import accounts
-from libsafe_nb.local.database import Database, now
+from libsafe_nb.local.database import Database
+
+from .rows import new_function
 
 
 class Rest:
@@ -95,24 +98,7 @@ def db(tmp_path):
 
 @pytest.fixture
 def function(db):
-    def function(key="f", **settings):
-        made = db.insert("function", key=key, version=1, date_create=now(), **settings)
-        db.insert(
-            "function_version",
-            function_id=made,
-            number=1,
-            sha256="0" * 64,
-            kind="notebook",
-            name="f.ipynb",
-            title=key,
-            description="",
-            parameters="[]",
-            user_id=1,
-            date_create=now(),
-        )
-        return made
-
-    return function
+    return functools.partial(new_function, db)
 
 
 @pytest.fixture(scope="package")

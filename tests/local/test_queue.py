@@ -1,76 +1,45 @@
 """The queue's rows, by a clock of the test's own: leases, attempts, order, limits, settling."""
 
-import datetime
 import json
 import sqlite3
-import time
 
 import pytest
 
-from libsafe_nb.local import firing, queue, queuetables, schedule
-from libsafe_nb.local.database import SCHEMA, VERSION, Database, now
+from libsafe_nb.local import firing, queue, schedule
+from libsafe_nb.local.database import SCHEMA, VERSION, Database
 
-from .rows import fire, new_file, order, trigger
-
-
-def status(db, call):
-    return queue.find(db, call)["status"]
-
-
-def end(db, call, status, result=None, at=0.0):
-    """The end of the call's job, as `job_update` writes it."""
-    job = queue.find(db, call)["job_id"]
-    db.execute("UPDATE job SET status = ?, result = ? WHERE id = ?", (status, json.dumps(result), job))
-    queue.job_ended(db, job, at)
-
-
-ERRORED = {"status": "errored", "error": {"type": "KernelDied", "message": "it died", "cell_id": None}}
-
+from .rows import ERRORED, begun, end, fire, new_file, new_function, order, status, trigger
 
 OLD_ROWS = """
 INSERT INTO user VALUES (1, 'x', 0, NULL, 1, NULL, '');
-INSERT INTO container VALUES (3, 'c', '', 1, '{}', '');
-INSERT INTO access VALUES (1, 3);
+INSERT INTO container VALUES (1, 'c', '', 1, '{}', '');
+INSERT INTO access VALUES (1, 1);
 INSERT INTO file (id, container_id, path, filename, type, date_create, date_update)
-  VALUES (40, 3, 'a', 'a', 'FILE', '', ''), (41, 3, 'b', 'b', 'FILE', '', '');
-INSERT INTO job VALUES (9, 3, 1, NULL, 'k', 'n', NULL, 'COMPLETED', 1, '{}', '', '', '');
+  VALUES (40, 1, 'a', 'a', 'FILE', '', ''), (41, 1, 'b', 'b', 'FILE', '', '');
+INSERT INTO job VALUES (9, 1, 1, NULL, 'k', 'n', NULL, 'COMPLETED', 1, '{}', '', '', '');
 INSERT INTO job_file VALUES (9, 40);
 INSERT INTO message VALUES (1, 9, 'INFO', 'said', 40, '');
 """
-ROWS_OF_2 = """
-INSERT INTO function (id, key, version, date_create) VALUES (2, 'f', 1, '');
-INSERT INTO function_version VALUES (2, 1, '', 'notebook', 'f.ipynb', 'f', '', '[]', 1, '');
-INSERT INTO function_trigger (id, function_id, type, container_id, batch_files, date_create)
-  VALUES (5, 2, 'file_created', 3, 2, '');
-INSERT INTO event (trigger_id, container_id, file_id, ancestors, at) VALUES (5, 3, 40, '[]', 1), (5, 3, 41, '[]', 2);
-INSERT INTO call (function_id, trigger, container_id, user_id, files, params, status, job_id, date_create)
-  VALUES (2, '{}', 3, 1, '{}', '{}', 'dead', 9, ''), (2, '{}', 3, 1, '{"ids": []}', '{}', 'queued', 9, '');
-"""
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_root_of_a_version_before_is_brought_to_this_one_with_its_rows(tmp_path, version):
+def test_a_root_of_the_version_before_is_brought_to_this_one_with_its_rows(tmp_path):
     path = tmp_path / "old.sqlite3"
     old = sqlite3.connect(path)
-    old.executescript(SCHEMA + OLD_ROWS + (queuetables.TABLES + ROWS_OF_2 if version == 2 else ""))
-    before = {
-        name: old.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall()
-        for (name,) in old.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
-        )
-    }
-    old.executescript(f"PRAGMA user_version={version};")
+    old.executescript(f"{SCHEMA}{OLD_ROWS}PRAGMA user_version=1;")
+    names = old.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
+    before = {name: old.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for (name,) in names}
     old.close()
     database = Database(path)
 
     assert database.one("PRAGMA user_version")[0] == VERSION
+    assert before["job"]
+    assert before["message"]
     for name, rows in before.items():
-        assert [tuple(each)[: len(row)] for each, row in zip(database.all(f"SELECT * FROM {name} ORDER BY 1"), rows, strict=True)] == rows  # fmt: skip
+        found = database.all(f"SELECT * FROM {name} ORDER BY 1")
+        assert [tuple(each)[: len(row)] for each, row in zip(found, rows, strict=True)] == rows
     assert database.all("PRAGMA foreign_key_check") == []
-    if version == 2:
-        assert {tuple(each) for each in database.all("SELECT status, calls FROM tally")} == {("dead", 1), ("queued", 1)}  # fmt: skip
-        assert firing.gather(database, 3.0) == 1
-        assert queue.claim(database, "w", 60, 3.0)["id"] == 2
+    made = queue.make(database, order(new_function(database)))
+    assert queue.claim(database, "w", 60, 3.0)["id"] == made
     database.close()
 
 
@@ -302,10 +271,6 @@ def test_a_job_does_not_start_its_own_function_and_a_loop_of_two_is_stopped_and_
 # Faults of clocks and workers -------------------------------------------------------------------------------------
 
 
-def begun(db, call):
-    db.execute("UPDATE job SET status = 'RUNNING' WHERE id = ?", (queue.find(db, call)["job_id"],))
-
-
 def renewed(db, call, owner, at, job=None):
     return queue.renew(db, queue.find(db, call), owner, 60, at, job)
 
@@ -393,105 +358,6 @@ def test_a_pause_outlives_a_restart(tmp_path, db, function):
     again.close()
 
 
-# Schedules --------------------------------------------------------------------------------------------------------
-
-
-def seconds(text):
-    return datetime.datetime.fromisoformat(text + "+00:00").timestamp()
-
-
-@pytest.mark.parametrize(
-    ("given", "after", "expected"),
-    [
-        ("0 0 29 2 *", "2026-11-26T12:00:00", "2028-02-29T00:00:00"),
-        ("0 0 29 2 *", "2096-02-29T00:00:00", "2104-02-29T00:00:00"),
-        ("59 23 31 12 *", "2026-12-31T23:59:00", "2027-12-31T23:59:00"),
-        # Where clocks are put forward and back that day.
-        ("30 2 * * *", "2026-03-29T01:59:59", "2026-03-29T02:30:00"),
-        ("30 2 * * *", "2026-10-25T00:00:00", "2026-10-25T02:30:00"),
-        ("30 2 * * *", "2026-10-25T02:30:00", "2026-10-26T02:30:00"),
-        ("*/15 * * * 1-5", "2026-11-27T23:50:00", "2026-11-30T00:00:00"),
-    ],
-)
-def test_schedules_are_of_utc_whatever_the_machines_zone(given, after, expected, monkeypatch):
-    monkeypatch.setenv("TZ", "Europe/Madrid")
-    time.tzset()
-    try:
-        assert schedule.after("cron", given, seconds(after)) == seconds(expected)
-        assert schedule.after("cron", given, seconds(after) + 0.5) == seconds(expected)
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-
-
-@pytest.mark.parametrize("given", ["* * * *", "0 * * * * *", "@daily", "", "0 0 1 1 * 2030"])
-def test_a_schedule_has_five_fields(given):
-    with pytest.raises(ValueError, match=r"\S"):
-        schedule.after("cron", given, 1.0)
-
-
-@pytest.mark.parametrize("type", ["minute", "hour", "day", "cron"])
-def test_clocks_fire_once_over_restarts_and_catch_up_once(tmp_path, db, function, type):
-    """Each restart opens the rows anew; the time is given."""
-    period = {"minute": 60.0, "hour": 3600.0, "day": 86_400.0, "cron": 86_400.0}[type]
-    given = "0 0 * * *" if type == "cron" else None
-    at = seconds("2026-11-27T00:00:00")
-    made = trigger(db, function(), type=type, schedule=given, next_due=schedule.after(type, given, at - 1))
-
-    def restarted(moment):
-        again = Database(db.path)
-        count = schedule.fire_due(again, moment)
-        # What was made is done before the next.
-        while (call := queue.claim(again, "w", 60, moment)) is not None:
-            queue.end_job(again, call["job_id"], "COMPLETED", "completed", "", moment)
-        due = again.one("SELECT next_due FROM function_trigger")[0]
-        again.close()
-        return count, due
-
-    assert restarted(at - 0.1) == (0, at)
-    assert restarted(at) == (1, at + period)
-    assert restarted(at) == (0, at + period)
-    assert restarted(at + period - 0.1) == (0, at + period)
-    # Down over three of its times and a half.
-    assert restarted(at + 3.5 * period) == (1, at + 4 * period)
-    assert restarted(at + 3.5 * period) == (0, at + 4 * period)
-    told = [json.loads(row["trigger"]) for row in db.all("SELECT trigger FROM call")]
-    assert told == [{"id": str(made), "type": type, "regex": ""}] * 2
-
-
-def test_a_clock_that_is_set_back_by_days_stops_neither_events_nor_the_clock(db, function):
-    made = function()
-    trigger(db, made, type="file_created", batch_seconds=3600)
-    for type, given in (("minute", None), ("hour", None), ("day", None), ("cron", "0 0 1 1 *")):
-        due = schedule.after(type, given, time.time())
-        trigger(db, made, type=type, schedule=given, next_due=due)
-    fire(db, new_file(db, "a"))
-    at = time.time() - 3 * 86_400
-
-    assert schedule.fire_due(db, at) == 0
-    due = [
-        row[0] - at for row in db.all("SELECT next_due FROM function_trigger WHERE type <> 'file_created'")
-    ]
-    assert 0 < due[0] <= 60
-    assert 0 < due[1] <= 3600
-    assert 0 < due[2] <= 86_400
-    assert firing.gather(db, time.time()) == 0
-    assert firing.gather(db, at) == 1
-
-
-def test_a_clock_without_a_further_time_and_one_in_a_container_of_others_fire_nothing(db, function):
-    made = function()
-    never = trigger(db, made, type="cron", schedule="0 0 30 2 *", next_due=5.0)
-    trigger(db, made, type="hour", next_due=5.0)
-    db.execute("DELETE FROM access")
-
-    assert schedule.fire_due(db, 10.0) == 0
-    found = db.one("SELECT enabled, next_due, error FROM function_trigger WHERE id = ?", (never,))
-    assert (found["enabled"], found["next_due"]) == (0, None)
-    assert "its schedule names no further time" in found["error"]
-    assert schedule.fire_due(db, 10.0) == 0
-
-
 def test_a_call_of_100_000_files_is_made_tried_again_and_found(db, function):
     made = function(backoff=0)
     with db.transaction():
@@ -505,169 +371,3 @@ def test_a_call_of_100_000_files_is_made_tried_again_and_found(db, function):
     again = queue.claim(db, "w", 60, 1.0)
     assert again["job_id"] != first["job_id"]
     assert db.one("SELECT count(*) FROM job_file WHERE job_id = ?", (again["job_id"],))[0] == 100_000
-
-
-# Calls of calls -------------------------------------------------------------------------------------------------------
-
-
-def child(db, parent, function, **more):
-    """A call that a running call asks for."""
-    row = queue.find(db, parent)
-    return queue.make(db, order(function, parent_job=row["job_id"], depth=row["depth"] + 1, **more))
-
-
-def claims(db, count=20):
-    """What so many workers get, each of which goes on."""
-    found = (queue.claim(db, f"w{n}-{db.one('SELECT count(*) FROM call')[0]}", 60, 0.0) for n in range(count))
-    return [each["id"] for each in found if each]
-
-
-def test_a_chain_of_sixteen_ends_with_one_slot_and_a_concurrency_of_one(db, function):
-    db.set_fact(queue.SLOTS, "1")
-    same = function(concurrency=1, container_concurrency=1)
-    chain = [queue.make(db, order(same))]
-    queue.make(db, order(same))
-    for _ in range(16):
-        assert claims(db) == chain[-1:]
-        chain.append(child(db, chain[-1], same))
-    assert claims(db) == chain[-1:]
-    assert (queue.holding(db), queue.work_waits(db, 0.0)) == (16, False)
-    for each in reversed(chain):
-        end(db, each, "COMPLETED")
-
-    assert queue.holding(db) == 0
-    assert len(claims(db)) == 1
-
-
-def test_however_many_wait_for_their_own_no_more_run_at_a_depth_than_there_are_slots(db, function):
-    """Also where nothing goes on, as their children are paused."""
-    db.set_fact(queue.SLOTS, "2")
-    parent, paused = function("parent", container_concurrency=100), function("child", paused=1)
-    for _ in range(10):
-        queue.make(db, order(parent))
-    running = []
-    while found := claims(db):
-        running += found
-        for each in found:
-            child(db, each, paused)
-
-    assert len(running) == 2
-    db.execute("UPDATE function SET paused = 0")
-    assert [queue.find(db, each)["function_id"] for each in claims(db)] == [paused, paused]
-
-
-def test_who_waits_for_another_function_that_waits_for_its_own_does_not_hold_it_up(db, function):
-    """A calls B while another B calls A, each one at a time."""
-    one, two = function("a", concurrency=1), function("b", concurrency=1)
-    a, b = queue.make(db, order(one)), queue.make(db, order(two))
-    assert sorted(claims(db)) == [a, b]
-    below = [child(db, a, two), child(db, b, one)]
-
-    assert sorted(claims(db)) == below
-
-
-def test_one_at_a_time_holds_for_calls_of_one_depth_while_they_wait(db, function):
-    alone, other = function("alone", concurrency=1), function("other")
-    first, second = queue.make(db, order(alone)), queue.make(db, order(alone))
-    assert claims(db) == [first]
-    called = child(db, first, other)
-    assert claims(db) == [called]
-    end(db, called, "COMPLETED")
-    end(db, first, "COMPLETED")
-
-    assert claims(db) == [second]
-
-
-def test_what_a_call_waits_for_comes_before_what_is_older(db, function):
-    db.set_fact(queue.SLOTS, "1")
-    one, two = function("one"), function("two")
-    parent = queue.make(db, order(one))
-    claims(db)
-    queue.make(db, order(one, depth=1))
-    called = child(db, parent, two)
-
-    assert claims(db) == [called]
-
-
-@pytest.mark.parametrize("how", ["CANCELLED", "COMPLETED", "FAILED"])
-def test_only_a_cancelled_call_takes_all_below_it_along(db, function, how):
-    made = function()
-    top = queue.make(db, order(made))
-    claims(db)
-    ended = child(db, top, made)
-    waits = child(db, top, made)
-    claims(db)
-    below = child(db, ended, made)
-    claims(db)
-    end(db, ended, "COMPLETED")
-    end(db, top, how)
-    others = queue.make(db, order(made))
-
-    expected = "cancelled" if how == "CANCELLED" else "running"
-    assert [status(db, each) for each in (waits, below)] == [expected, expected]
-    assert (status(db, ended), status(db, others)) == ("completed", "queued")
-
-
-def test_a_cancelled_call_takes_along_what_an_earlier_attempt_of_it_asked_for(db, function):
-    made = function(backoff=0)
-    top = queue.make(db, order(made))
-    claims(db)
-    below = child(db, top, made)
-    claims(db)
-    end(db, top, "FAILED", ERRORED)
-    assert status(db, below) == "running"
-    queue.end_job(db, queue.find(db, top)["job_id"], "CANCELLED", "cancelled", "by hand", 0.0)
-
-    assert status(db, below) == "cancelled"
-    said = db.one("SELECT message FROM message WHERE job_id = ?", (queue.find(db, below)["job_id"],))[0]
-    assert said.endswith("which led to it, was cancelled")
-
-
-def test_what_a_job_without_a_call_asked_for_is_cancelled_with_it(db, function):
-    job = db.insert("job", container_id=1, user_id=1, status="RUNNING", date_create=now())
-    called = queue.make(db, order(function(), parent_job=job))
-    db.execute("UPDATE job SET status = 'CANCELLED' WHERE id = ?", (job,))
-    queue.job_ended(db, job, 0.0)
-
-    assert status(db, called) == "cancelled"
-
-
-def test_a_run_whose_evidence_waits_takes_no_workers_place(db, function):
-    db.set_fact(queue.SLOTS, "1")
-    made = function()
-    first, second = queue.make(db, order(made)), queue.make(db, order(made))
-    assert claims(db) == [first]
-    queue.let_go(db, queue.find(db, first), 30.0)
-
-    assert claims(db) == [second]
-
-
-def test_a_paused_queue_lets_that_end_which_runs_with_what_it_waits_for(db, function):
-    one, two = function("one"), function("two")
-    top = queue.make(db, order(one))
-    claims(db)
-    begun(db, top)
-    db.set_fact(queue.PAUSED, "1")
-    queue.make(db, order(two, priority=9))
-    below = child(db, top, two)
-
-    assert claims(db) == [below]
-    end(db, below, "COMPLETED")
-    end(db, top, "COMPLETED")
-    assert claims(db) == []
-    assert not queue.work_waits(db, 0.0)
-
-
-def test_nobody_waits_for_a_call_of_a_function_that_was_disabled(db, function):
-    one, two = function("one"), function("two", backoff=0)
-    top = queue.make(db, order(one))
-    claims(db)
-    begun(db, top)
-    waits, alone, tried = child(db, top, two), queue.make(db, order(two)), child(db, top, two, priority=1)
-    assert queue.claim(db, "w", 60, 0.0)["id"] == tried
-    db.execute("UPDATE function SET enabled = 0 WHERE id = ?", (two,))
-    queue.disabled(db, db.one("SELECT * FROM function WHERE id = ?", (two,)), 0.0)
-    end(db, tried, "FAILED", ERRORED)
-
-    assert [status(db, each) for each in (waits, alone, tried)] == ["failed", "queued", "dead"]
-    assert "two was disabled while this call" in queue.find(db, waits)["error"]
