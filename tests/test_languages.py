@@ -296,6 +296,8 @@ def test_an_r_function_works_with_its_files_through_its_runner(
     assert [each["file_id"] for each in messages(done) if each["message"] == "from R é"] == [file["id"]]
     body = json.loads(stored(done, "record.json"))
     assert body["env"]["kernel"]["language"] == "R"
+    verified = libsafe_nb.verify(done.evidence, settings=platform.settings)
+    assert verified.exit_code == 0, verified.checks
     assert [each["read"] for each in body["inputs"]] == ["full"]
     assert [each["path"] for each in body["outputs"]] == ["/copies/got.txt"]
 
