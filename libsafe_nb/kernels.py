@@ -42,6 +42,11 @@ LOCAL = "local-provisioner"
 
 _BASH = (sys.executable, "-m", "bash_kernel", "-f", "{connection_file}")
 
+_LAUNCHER = ("-m", "ipykernel_launcher", "-f", "{connection_file}")
+"""How ipykernel's own kernelspecs start it."""
+
+_EXTENSION = "libsafe_nb"
+
 OURS = "libsafe"
 """The kernelspec "LIBSAFE Go (Python)" that comes with this package."""
 
@@ -75,9 +80,21 @@ class KernelSpec:
     interrupt_mode: str = "signal"
     ipykernel: bool = False
 
+    @property
+    def own(self) -> tuple[str, ...] | None:
+        """
+        The interpreter's options where this is ipykernel in the Python that runs this, started as it usually is.
+
+        None for any other Python, kernel or way to start it.
+        """
+        options = self.argv[1:2] if self.argv[1:2] == ("-Xfrozen_modules=off",) else ()
+        found = self.argv[1 + len(options) :]
+        usual = found in (_LAUNCHER, (*_LAUNCHER, f"--ext={_EXTENSION}"))
+        return options if self.argv[0] == sys.executable and usual else None
+
 
 def check(
-    kernel_name: str | None, language: str | None = None, *, extension: str | None = "libsafe_nb"
+    kernel_name: str | None, language: str | None = None, *, extension: str | None = _EXTENSION
 ) -> KernelSpec:
     """
     Find a kernel and whether it can be started, without starting it.
@@ -159,7 +176,7 @@ def start(
     env: Mapping[str, str] | None = None,
     memory: int | None = None,
     cpu: float | None = None,
-    extension: str | None = "libsafe_nb",
+    extension: str | None = _EXTENSION,
 ) -> Kernel:
     """
     Start a kernel and return at once; it is not ready before it answers.
@@ -195,10 +212,8 @@ def start(
         connection_file = folder / "c.json"
         connection_file.touch(mode=0o600)
         connection_file.write_text(json.dumps(connection))
-        argv = [arg.replace("{connection_file}", str(connection_file)) for arg in spec.argv]
+        argv = [arg.replace("{connection_file}", str(connection_file)) for arg in _argv(spec, extension)]
         argv = [arg.replace("{prefix}", sys.prefix) for arg in argv]
-        if spec.ipykernel:
-            argv += _ipykernel_options(extension)
         complete = _complete(spec, env)
         if not spec.ipykernel:
             _answer_by_other_names(folder)
@@ -393,20 +408,27 @@ def _spawn(
     return process, guard, errors
 
 
-def _ipykernel_options(extension: str | None) -> list[str]:
-    """No history, and not a start without the extension."""
+def _argv(spec: KernelSpec, extension: str | None) -> list[str]:
+    """
+    A kernel's command. An ipykernel keeps no history, and does not start without the extension.
+
+    Where it is ours (`KernelSpec.own`) and our extension is loaded, it is the kernel of `runkernel.py`.
+    """
+    if not spec.ipykernel:
+        return list(spec.argv)
     # Below CRITICAL it says on stderr how to connect to it, where we look for the reason of its death.
-    options = [
-        "--HistoryManager.enabled=False",
-        "--log-level=CRITICAL",
+    quiet = ["--HistoryManager.enabled=False", "--log-level=CRITICAL"]
+    if not extension:
+        return [*spec.argv, *quiet]
+    quiet += [
+        f"--ext={extension}",
+        "--InteractiveShellApp.reraise_ipython_extension_failures=True",
+        "--IPKernelApp.outstream_class=libsafe_nb.streams.OutStream",
     ]
-    if extension:
-        options += [
-            f"--ext={extension}",
-            "--InteractiveShellApp.reraise_ipython_extension_failures=True",
-            "--IPKernelApp.outstream_class=libsafe_nb.streams.OutStream",
-        ]
-    return options
+    if spec.own is None or extension != _EXTENSION:
+        return [*spec.argv, *quiet]
+    command = [spec.argv[0], *spec.own, "-m", "libsafe_nb.runkernel", *_LAUNCHER[2:]]
+    return [*command, *quiet, "--IPKernelApp.kernel_class=libsafe_nb.runkernel.RunKernel"]
 
 
 def _folder() -> Path:

@@ -1,5 +1,6 @@
 """Kernels: found out before a run, started in a place of their own, and never left behind."""
 
+import gzip
 import json
 import os
 import signal
@@ -231,6 +232,56 @@ def test_atexit_runs_and_open_files_are_written(tmp_path):
 
     assert (tmp_path / "atexit").read_text() == "called"
     assert (tmp_path / "unflushed").read_text() == "all of it"
+
+
+OPEN_AT_THE_END = {
+    "of a module of the notebook's": (
+        "open('mine.py', 'w').write('file = open(\"left\", \"w\"); file.write(\"all of it\")'); import mine"
+    ),
+    "of a task that never ends": (
+        "import asyncio\nasync def write():\n    with open('left', 'w') as file:\n"
+        "        file.write('all of it')\n        await asyncio.Event().wait()\n"
+        "task = asyncio.create_task(write()); await asyncio.sleep(0.01)"
+    ),
+    "that a library holds": "import os; os.left = open('left', 'w'); os.left.write('all of it')",
+    "compressed": (
+        "import gzip, io, json; json.left = io.TextIOWrapper(gzip.open('left', 'wb')); json.left.write('all of it')"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OPEN_AT_THE_END)
+def test_a_file_that_is_open_at_the_end_is_written(case, tmp_path):
+    execute(tmp_path, OPEN_AT_THE_END[case], cwd=tmp_path)
+    left = (tmp_path / "left").read_bytes()
+
+    assert (gzip.decompress(left) if case == "compressed" else left) == b"all of it"
+
+
+def test_the_end_of_a_process_goes_in_pythons_order(tmp_path):
+    """Threads are waited for, then the `atexit` functions are called, then what is left is taken apart."""
+    execute(
+        tmp_path,
+        "import atexit, os, threading, time\n"
+        "def tell(what, write=os.write, to=os.open('told', os.O_CREAT | os.O_WRONLY | os.O_APPEND)):\n"
+        "    write(to, what.encode())\n"
+        "class Made:\n    def __del__(self, tell=tell): tell('made ')\n"
+        "atexit.register(tell, 'first '); atexit.register(tell, 'last ')\n"
+        "threading.Thread(target=lambda: (time.sleep(0.3), tell('thread '))).start()\n"
+        "os.keeps = [Made()]; import types; kept = types.ModuleType('kept'); kept.made = Made()\n"
+        "import sys; sys.modules['kept'] = kept; del kept, sys.modules['kept'].__spec__",
+        cwd=tmp_path,
+    )
+
+    assert (tmp_path / "told").read_text() == "thread last first made "
+
+
+def test_a_kernel_looks_like_ipykernels_own(tmp_path):
+    ran = execute(tmp_path, "import sys; print(sys.argv[0])", "import debugpy; print('there')", "!echo child")
+
+    assert Path(ran.text(0).strip()).name == "ipykernel_launcher.py"
+    assert ran.text(1) == "there\n"
+    assert ran.text(2) == "child\n"
 
 
 def test_a_kernel_that_does_not_want_to_end_is_killed(tmp_path):
