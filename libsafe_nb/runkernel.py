@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ipykernel.ipkernel import IPythonKernel
+from traitlets import Type
 
 DEBUGGER = "debugpy"
 LAUNCHER = "ipykernel_launcher"
@@ -36,6 +37,9 @@ _libraries: set[str] = set()
 
 class RunKernel(IPythonKernel):
     """Given to ipykernel as `IPKernelApp.kernel_class`."""
+
+    # ipykernel names its own here, and traitlets imports what is named.
+    debugger_class = Type("builtins.object")
 
     def __init__(self, **options: Any) -> None:
         with _without(DEBUGGER):

@@ -277,7 +277,12 @@ def test_the_end_of_a_process_goes_in_pythons_order(tmp_path):
 
 
 def test_a_kernel_looks_like_ipykernels_own(tmp_path):
-    ran = execute(tmp_path, "import sys; print(sys.argv[0])", "import debugpy; print('there')", "!echo child")
+    ran = execute(
+        tmp_path,
+        "import sys; print(sys.argv[0])",
+        "assert 'debugpy' not in sys.modules; import debugpy; print('there')",
+        "!echo child",
+    )
 
     assert Path(ran.text(0).strip()).name == "ipykernel_launcher.py"
     assert ran.text(1) == "there\n"
