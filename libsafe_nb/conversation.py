@@ -474,7 +474,7 @@ class Conversation:
 
     async def _shut_down(self, grace: float) -> None:
         """Let the kernel end by itself, with its `atexit` functions, within the grace."""
-        if self._died.is_set() or self._kernel.exit_code is not None:
+        if self._died.is_set() or self._kernel.ended:
             return
         self._client.shutdown()
         with contextlib.suppress(asyncio.TimeoutError):

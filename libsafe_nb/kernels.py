@@ -16,7 +16,9 @@ import collections
 import contextlib
 import json
 import os
+import resource
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -28,7 +30,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from types import TracebackType
+from typing import Protocol
 
+from libsafe_nb.birth import GUARD
 from libsafe_nb.errors import ExecutionError, NotebookError
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
@@ -54,19 +58,17 @@ TAIL = 8192
 """Bytes kept of what a kernel writes to its own stdout and stderr (not the cells' outputs)."""
 
 # $1: the kernel's folder, $2: address space in KiB, $3: CPU seconds, then the kernel's command. stdin: the guard's pipe.
-# The guard is forked twice, so that the kernel has no child it did not start. It is forked before the limits are set.
 # No core files: they would hold the keys that were in memory.
-_LAUNCH = """
-exec 3<&0 </dev/null
-( ( trap '' HUP INT QUIT TERM; exec >/dev/null 2>&1; read -r _ <&3
-    PATH=/usr/bin:/bin rm -rf -- "$1"; kill -KILL 0 ) & )
-exec 3<&-
+_LAUNCH = (
+    GUARD
+    + """
 ulimit -c 0
 [ -z "$2" ] || ulimit -v "$2" || exit 126
 [ -z "$3" ] || { ulimit -S -t "$3" && ulimit -H -t $(($3 + 2)); } || exit 126
 shift 3
 exec "$@"
 """
+)
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,8 @@ def start(
             # Not the option --ipython-dir: setting it, IPython 9 takes the working directory out of sys.path.
             (folder / "ipython").mkdir()
             complete["IPYTHONDIR"] = str(folder / "ipython")
-        return Kernel(spec, folder, key, *_spawn(argv, folder, cwd, complete, memory, cpu))
+        own = spec.own if spec.ipykernel and extension == _EXTENSION else None
+        return Kernel(spec, folder, key, *_spawn(argv, own, folder, cwd, complete, memory, cpu))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -269,6 +272,16 @@ def _complete(spec: KernelSpec, env: Mapping[str, str] | None) -> dict[str, str]
     return complete
 
 
+class Process(Protocol):
+    """What a kernel's process tells; that of a `subprocess.Popen`, or of one that another process bore."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int | None: ...
+
+
 class Kernel:
     """
     One kernel's process, its group and its folder; ended by `with`, whatever state it is in.
@@ -290,7 +303,7 @@ class Kernel:
         spec: KernelSpec,
         folder: Path,
         key: str,
-        process: subprocess.Popen[bytes],
+        process: Process,
         guard: int,
         errors: int,
     ) -> None:
@@ -301,6 +314,7 @@ class Kernel:
         self.errors = errors
         self._process = process
         self._guard = guard
+        self._killed = False
         self._tail: collections.deque[int] = collections.deque(maxlen=TAIL)
         self.sentinel = os.pidfd_open(process.pid)
 
@@ -314,8 +328,18 @@ class Kernel:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it lives; negative for the signal that ended it."""
+        """
+        None while it lives, negative for the signal that ended it.
+
+        None as well where nobody is left to tell: its fork server ended before it.
+        """
         return self._process.poll()
+
+    @property
+    def ended(self) -> bool:
+        watch = select.poll()
+        watch.register(self.sentinel, select.POLLIN)
+        return bool(watch.poll(0))
 
     def signal(self, number: int) -> None:
         """Send a signal to the whole group; nothing happens if it is gone. The guard heeds only SIGKILL."""
@@ -324,8 +348,11 @@ class Kernel:
 
     def kill(self) -> None:
         """End the whole group now: the kernel, what it started, and the guard."""
+        if self._killed:
+            return
         # As long as the process is not reaped or the guard lives, no other group can have this number.
         self.signal(signal.SIGKILL)
+        self._killed = True
         self._process.wait()
         self._reap()
 
@@ -373,30 +400,46 @@ def describe_exit(code: int) -> str:
 
 def _spawn(
     argv: list[str],
+    own: tuple[str, ...] | None,
     folder: Path,
     cwd: Path | None,
     env: Mapping[str, str],
     memory: int | None,
     cpu: float | None,
-) -> tuple[subprocess.Popen[bytes], int, int]:
-    """Start the launcher; return the process, our end of the guard's pipe and that of its stderr."""
-    limits = [
-        "" if memory is None else str(max(1, memory // 1024)),
-        "" if cpu is None else str(max(1, int(cpu))),
-    ]
+) -> tuple[Process, int, int]:
+    """
+    Have the kernel forked, or start the launcher; return the process, our end of the guard's pipe and that of its stderr.
+
+    `own` is `KernelSpec.own` where the kernel is that of `runkernel.py`, which a fork server has ready.
+    """
+    # In the units of the shell's ulimit: KiB and seconds.
+    space = None if memory is None else max(1, memory // 1024)
+    seconds = None if cpu is None else max(1, int(cpu))
     guarded, guard = os.pipe()
     errors, writable = os.pipe()
     os.set_blocking(errors, False)
     try:
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", _LAUNCH, "kernel", str(folder), *limits, *argv],
-            stdin=guarded,
-            stdout=writable,
-            stderr=writable,
-            cwd=cwd,
-            env=dict(env),
-            start_new_session=True,
-        )
+        process: Process | None = None
+        if own is not None:
+            from libsafe_nb import forking
+
+            limits = {resource.RLIMIT_CORE: (0, 0)}
+            if space is not None:
+                limits[resource.RLIMIT_AS] = (space * 1024, space * 1024)
+            if seconds is not None:
+                limits[resource.RLIMIT_CPU] = (seconds, seconds + 2)
+            process = forking.fork(argv, own, folder, cwd, env, limits, guarded, writable)
+        if process is None:
+            asked = ["" if each is None else str(each) for each in (space, seconds)]
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", _LAUNCH, "kernel", str(folder), *asked, *argv],
+                stdin=guarded,
+                stdout=writable,
+                stderr=writable,
+                cwd=cwd,
+                env=dict(env),
+                start_new_session=True,
+            )
     except OSError as exc:
         os.close(guard)
         os.close(errors)

@@ -124,10 +124,14 @@ def _depth(file: Any) -> int:
     return 2 if issubclass(kind, _io._BufferedIOBase) else 3
 
 
-def main() -> None:
+def leave_the_folder() -> None:
+    """As ipykernel's launcher does: nothing in the notebook's folder stands in for a library. It is added back later."""
     if not sys.flags.safe_path and sys.path[0] in ("", str(Path.cwd())):
-        # As ipykernel's launcher does: nothing in the notebook's folder stands in for a library. Added back later.
         del sys.path[0]
+
+
+def main() -> None:
+    leave_the_folder()
     # Not this module's own `run`: ipykernel imports it by its name, a second time.
     from libsafe_nb import runkernel
 
