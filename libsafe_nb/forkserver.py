@@ -34,7 +34,6 @@ FIRST = (
     "IPython.utils.wildcard",
     "ctypes",
     "faulthandler",
-    "http.client",
     "ipykernel.kernelapp",
     "libsafe_nb.compat.keys",
     "libsafe_nb.interactive.magics",

@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -64,7 +65,6 @@ def _begin(request: Request, birth: Birth) -> None:
         if resource.getrlimit(int(name)) != tuple(limit):
             resource.setrlimit(int(name), (limit[0], limit[1]))
     _take_environment(request)
-    _look_like(request.argv)
     _forget()
 
 
@@ -95,21 +95,20 @@ def _take_environment(request: Request) -> None:
     known = Path(env.get("PWD", ""))
     if not (known.is_absolute() and known.exists() and known.samefile(".")):
         env["PWD"] = str(Path.cwd())
-    # What Python itself sets at its start, where the locale is C.
-    coerced = os.environ.get("LC_CTYPE")
-    if coerced and not {"LC_ALL", "LC_CTYPE"} & env.keys():
-        env["LC_CTYPE"] = coerced
+    _look_like(request.argv, env)
+    # Python itself sets it at its start where the locale is C, and here it started with the same locale.
+    coerced = {name: os.environ[name] for name in ("LC_CTYPE",) if name in os.environ}
     os.environ.clear()
-    os.environ.update(env)
+    os.environ.update(env | coerced)
     time.tzset()
 
 
-def _look_like(argv: list[str]) -> None:
+def _look_like(argv: list[str], env: dict[str, str]) -> None:
     """Show command and environment to those who look from outside (`ps`, `/proc/PID/environ`), where Linux lets one."""
     sys.orig_argv[:] = argv
     sys.argv[:] = ["", *argv[argv.index("-m") + 2 :]]
     command = b"".join(os.fsencode(each) + b"\0" for each in argv)
-    environment = b"".join(name + b"=" + value + b"\0" for name, value in os.environb.items())
+    environment = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in env.items())
     with contextlib.suppress(OSError, ValueError, AttributeError):
         _show(command, environment)
 
@@ -153,6 +152,8 @@ def _forget() -> None:
 
     `random` does so by itself. What cannot be drawn anew is the seed of `hash(str)`: all kernels of a server have one.
     """
+    # As the system knows this process by; Python asks when a thread starts, and this one did not start here.
+    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     tempfile.tempdir = None
     drawn = sys.modules.get("multiprocessing.process")
     if drawn is not None:
