@@ -16,11 +16,14 @@ from typing import Any
 GUARD = """
 exec 3<&0 </dev/null
 ( ( trap '' HUP INT QUIT TERM; exec >/dev/null 2>&1; read -r _ <&3
-    PATH=/usr/bin:/bin rm -rf -- "$1"; kill -KILL 0 ) & )
+    kill -KILL "$leader"; PATH=/usr/bin:/bin
+    rm -rf -- "$1" || rm -rf -- "$1"; kill -KILL 0 ) & )
 exec 3<&-
 """
 """
-The guard, for a shell in the kernel's group: with the pipe on its stdin, the folder `$1` and the group come to an end.
+The guard, for a shell in the kernel's group: with the pipe on its stdin, `$leader`, the folder `$1` and the group come to an
+end, in this order: a kernel that is starting would put files into a folder that is being removed. As long as the guard
+lives, no other process can have its group's number.
 
 It is forked twice, so that the kernel has no child it did not start, and before any limit is set.
 """

@@ -6,7 +6,9 @@ would have imported by itself; every later one is there in a blink. `fork` gives
 ordinary way: for another key (`heritage.py`) than a server may have, on a system without what is needed, or when the
 server does not answer. Nothing but time is lost then.
 
-`LIBSAFE_NB_FORK=0` turns it off. A process that runs one notebook and ends says so (`once`), and starts no server.
+A running local platform has a server for all processes of its user (`SOCKET`); one's own is for where there is none, or
+one of another key. `LIBSAFE_NB_FORK=0` turns all of it off. A process that runs one notebook and ends says so (`once`),
+and starts no server.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from libsafe_nb import heritage
@@ -39,12 +41,18 @@ TELLS_WITHIN = 2.0
 MOST = 2
 """Servers that a process keeps at most, each for kernels of another key; one is some 40 MB."""
 
-_servers: dict[str, _Server] = {}
-_leaving: list[_Server] = []
+_servers: dict[str, Owned] = {}
+_leaving: list[Owned] = []
 """Those that were let go and wait for their last kernel."""
 
 _lock = threading.Lock()
 _once = False
+
+SOCKET = "kernels.sock"
+"""In the folder of a local platform: where its server listens."""
+
+GREETS_WITHIN = 1.0
+"""Seconds that a platform's server has to answer; one that is just starting needs a few tenths."""
 
 
 def enabled() -> bool:
@@ -52,10 +60,15 @@ def enabled() -> bool:
     return os.environ.get(SWITCH) != "0" and sys.platform == "linux" and hasattr(os, "pidfd_open")
 
 
-def once() -> None:
-    """Say that this process runs one notebook only, for which a server would come too late."""
+@contextlib.contextmanager
+def once() -> Iterator[None]:
+    """Say that this process runs one notebook only, for which a server of its own would come too late."""
     global _once
-    _once = True
+    before, _once = _once, True
+    try:
+        yield
+    finally:
+        _once = before
 
 
 class ForkedProcess:
@@ -101,6 +114,7 @@ def fork(
     limits: Mapping[int, tuple[int, int]],
     guard: int,
     errors: int,
+    platform: Path | None = None,
 ) -> ForkedProcess | None:
     """
     Have a kernel forked, or return None where it must be started the ordinary way.
@@ -114,13 +128,15 @@ def fork(
     guard, errors
         What the child is to have: the end of the guard's pipe that is read, and that of the pipe for its stderr that is
         written.
+    platform
+        Folder of a local platform, whose server may be asked.
     """
     if not enabled():
         return None
     key = heritage.key(env, options)
     if key is None:
         return None
-    server = _server(key, options, env)
+    server = _server(key, options, env, platform)
     if server is None:
         return None
     own = {number: resource.getrlimit(number) for number in _LIMITS}
@@ -136,38 +152,22 @@ def fork(
     try:
         return server.bear(request, guard, errors)
     except (OSError, ValueError):
-        _dismiss(key, server)
+        if isinstance(server, Owned):
+            _dismiss(key, server)
         return None
 
 
 _LIMITS = tuple(value for name, value in sorted(vars(resource).items()) if name.startswith("RLIMIT_"))
 
 
-class _Server:
-    """A fork server of this process, which ends with it."""
+class Server:
+    """A fork server that listens to `control`."""
 
-    def __init__(self, options: tuple[str, ...], env: Mapping[str, str]) -> None:
-        self.used = time.monotonic()
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, *options, "-m", "libsafe_nb.forkserver", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env=heritage.start_environment(env),
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
 
     def bear(self, request: Request, guard: int, errors: int) -> ForkedProcess | None:
         """None where this one kernel cannot be as it is asked for; raises `OSError` where the server is not to be used again."""
-        self.used = time.monotonic()
         line, theirs = socket.socketpair()
         try:
             line.settimeout(ANSWERS_WITHIN)
@@ -185,6 +185,69 @@ class _Server:
             line.close()
             raise
         return found
+
+
+class Guest(Server):
+    """A local platform's server, for one kernel."""
+
+    @classmethod
+    def at(cls, folder: Path, key: str) -> Guest | None:
+        """None where none answers, or it has other kernels."""
+        try:
+            control = _connect(folder)
+        except OSError:
+            return None
+        try:
+            control.settimeout(GREETS_WITHIN)
+            if control.recv(len(key)) == key.encode():
+                return cls(control)
+        except OSError:
+            pass
+        control.close()
+        return None
+
+    def bear(self, request: Request, guard: int, errors: int) -> ForkedProcess | None:
+        with self._control:
+            return super().bear(request, guard, errors)
+
+
+class Owned(Server):
+    """
+    A fork server of this process, which ends with it.
+
+    With a `listener` it serves other processes of this user as well.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        options: tuple[str, ...],
+        env: Mapping[str, str],
+        listener: socket.socket | None = None,
+    ) -> None:
+        self.key = key
+        self.used = time.monotonic()
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        super().__init__(control)
+        files = [theirs.fileno(), *([listener.fileno()] if listener is not None else [])]
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, *options, "-m", "libsafe_nb.forkserver", *map(str, files)),
+                    *([key] if listener is not None else []),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=heritage.start_environment(env),
+                pass_fds=files,
+                start_new_session=True,
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
     def close(self) -> None:
         """Let it end, with its last kernel."""
@@ -204,21 +267,29 @@ class _Server:
         self._process.returncode = 0
 
 
-def _server(key: str, options: tuple[str, ...], env: Mapping[str, str]) -> _Server | None:
-    """The server of this key, started if there is none; None where none may be, or can be, started."""
+def _server(
+    key: str, options: tuple[str, ...], env: Mapping[str, str], platform: Path | None
+) -> Server | None:
+    """
+    The server of this key: this process's, else the platform's, else one that is started.
+
+    None where none may be, or can be, started.
+    """
     with _lock:
         _leaving[:] = [each for each in _leaving if each.alive]
         found = _servers.get(key)
         if found is not None and found.alive:
+            found.used = time.monotonic()
             return found
         if found is not None:
             _let_go(key)
-        if _once:
-            return None
+        guest = Guest.at(platform, key) if platform is not None else None
+        if guest is not None or _once:
+            return guest
         while len(_servers) >= MOST:
             _let_go(min(_servers, key=lambda each: _servers[each].used))
         try:
-            made = _servers[key] = _Server(options, env)
+            made = _servers[key] = Owned(key, options, env)
         except OSError:
             return None
         return made
@@ -230,7 +301,7 @@ def _let_go(key: str) -> None:
     _leaving.append(server)
 
 
-def _dismiss(key: str, server: _Server) -> None:
+def _dismiss(key: str, server: Owned) -> None:
     """End a server that does not answer; the kernels it bore go on."""
     server.kill()
     with _lock:
@@ -256,6 +327,43 @@ def _forget() -> None:
         server.forget()
     _servers.clear()
     _leaving.clear()
+
+
+def listen(folder: Path) -> socket.socket:
+    """A socket of this user's alone, at `SOCKET` in a folder that only this process serves; `OSError` where it cannot be."""
+    (folder / SOCKET).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        with _near(folder) as path:
+            listener.bind(path)
+        (folder / SOCKET).chmod(0o600)
+        listener.listen(64)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _connect(folder: Path) -> socket.socket:
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        control.settimeout(GREETS_WITHIN)
+        with _near(folder) as path:
+            control.connect(path)
+    except BaseException:
+        control.close()
+        raise
+    return control
+
+
+@contextlib.contextmanager
+def _near(folder: Path) -> Iterator[str]:
+    """A short path to the socket of a folder: a socket's is at most 107 bytes long, a folder's may be longer."""
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{SOCKET}"
+    finally:
+        os.close(descriptor)
 
 
 atexit.register(close)

@@ -60,7 +60,8 @@ TAIL = 8192
 # $1: the kernel's folder, $2: address space in KiB, $3: CPU seconds, then the kernel's command. stdin: the guard's pipe.
 # No core files: they would hold the keys that were in memory.
 _LAUNCH = (
-    GUARD
+    "leader=$$"
+    + GUARD
     + """
 ulimit -c 0
 [ -z "$2" ] || ulimit -v "$2" || exit 126
@@ -179,6 +180,7 @@ def start(
     memory: int | None = None,
     cpu: float | None = None,
     extension: str | None = _EXTENSION,
+    platform: Path | None = None,
 ) -> Kernel:
     """
     Start a kernel and return at once; it is not ready before it answers.
@@ -194,6 +196,8 @@ def start(
         Address space in bytes and CPU time in seconds, each for the kernel's process and for each of its children.
     extension
         IPython extension to load in an ipykernel, which does not start without it; None for none.
+    platform
+        Folder of a local platform, whose fork server may be asked for it (`forking.py`).
 
     Raises
     ------
@@ -224,7 +228,7 @@ def start(
             (folder / "ipython").mkdir()
             complete["IPYTHONDIR"] = str(folder / "ipython")
         own = spec.own if spec.ipykernel and extension == _EXTENSION else None
-        return Kernel(spec, folder, key, *_spawn(argv, own, folder, cwd, complete, memory, cpu))
+        return Kernel(spec, folder, key, *_spawn(argv, own, folder, cwd, complete, memory, cpu, platform))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -406,6 +410,7 @@ def _spawn(
     env: Mapping[str, str],
     memory: int | None,
     cpu: float | None,
+    platform: Path | None,
 ) -> tuple[Process, int, int]:
     """
     Have the kernel forked, or start the launcher; return the process, our end of the guard's pipe and that of its stderr.
@@ -428,7 +433,7 @@ def _spawn(
                 limits[resource.RLIMIT_AS] = (space * 1024, space * 1024)
             if seconds is not None:
                 limits[resource.RLIMIT_CPU] = (seconds, seconds + 2)
-            process = forking.fork(argv, own, folder, cwd, env, limits, guarded, writable)
+            process = forking.fork(argv, own, folder, cwd, env, limits, guarded, writable, platform)
         if process is None:
             asked = ["" if each is None else str(each) for each in (space, seconds)]
             process = subprocess.Popen(

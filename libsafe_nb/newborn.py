@@ -80,7 +80,7 @@ def _only(own: set[int]) -> None:
 def _start_guard(request: Request, pipe: int) -> None:
     guard = os.posix_spawn(
         "/bin/sh",
-        ["/bin/sh", "-c", GUARD, "kernel", request.folder],
+        ["/bin/sh", "-c", f"leader={os.getpid()}{GUARD}", "kernel", request.folder],
         request.env,
         file_actions=[(os.POSIX_SPAWN_DUP2, pipe, 0)],
     )

@@ -518,6 +518,7 @@ def _execute(course: _Course, journal: Journal, desk: Desk, door: Path) -> Outco
     execution.after_parameters = (lambda: first) if first else None
     execution.output_filter = LiveFilter(plan.secrets)
     execution.on_kernel = on_kernel
+    execution.platform = plan.connection.settings.platform_folder
     execution.on_cell = on_cell
     course.interrupts.execution = execution
     course.interrupts.check()

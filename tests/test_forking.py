@@ -1,8 +1,11 @@
 """Kernels from a fork server: like a new process in everything but time, also where the server or its owner is lost."""
 
+import array
 import json
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -10,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from engine_runs import execute, is_zombie, nothing_left, wait_for
+from environs import variables
 
 from libsafe_nb import forking, heritage, kernels
+from libsafe_nb.connection import connect
 from libsafe_nb.execution import Limits
 
 
@@ -467,6 +472,83 @@ def test_what_the_server_reads_is_in_the_key():
     read = dict.fromkeys(done.stdout.split(), "x")
 
     assert set(read) - set(heritage.start_environment(read)) == set()
+
+
+# ------------------------------------------------------------- a platform's
+
+
+@pytest.fixture
+def platforms(platform, monkeypatch, fresh):
+    """The platform's folder, and the pid of its server; none of this process's own is started."""
+    folder = platform.settings.platform_folder
+
+    def bears():
+        with kernels.start(kernels.check("python3"), platform=folder) as kernel:
+            return {parent(kernel.pid)} - {os.getpid()}
+
+    with forking.once():
+        (serving,) = wait_for(bears, 30, "the start of the platform's server")
+        yield folder, serving
+
+
+def test_the_platforms_server_is_used_by_processes_that_run_one_notebook(platforms, tmp_path):
+    folder, serving = platforms
+    ran = execute(tmp_path, "import os; print(os.getppid())", platform=folder)
+
+    assert ran.text(0) == f"{serving}\n"
+    assert not forking._servers
+    assert ran.outcome.status == "completed"
+
+
+def test_a_run_on_the_command_line_uses_it(platforms, platform, notebook):
+    path = notebook("import os; print('born by', os.getppid())")
+    settings = platform.settings
+    program = [sys.executable, "-m", "libsafe_nb", "run", str(path), "--json"]
+    env = {**os.environ, **variables(settings), "LIBSAFE_NB_HOME": str(platforms[0].parent)}
+    if platforms[0].name != "platform":
+        (platforms[0].parent / "platform").symlink_to(platforms[0])
+    done = subprocess.run(program, env=env, capture_output=True, text=True, check=True)
+
+    evidence = json.loads(done.stdout)["evidence"]
+    container, prefix = evidence.removeprefix("libsafe://").split("/", 1)
+    executed = connect(settings=settings).storage.get(container, f"{prefix}executed.ipynb")
+    assert f"born by {platforms[1]}\\n" in executed.decode()
+
+
+def test_it_is_not_used_for_other_kernels(platforms, tmp_path):
+    folder, _ = platforms
+    ran = execute(
+        tmp_path,
+        "import os; print(os.getppid())",
+        platform=folder,
+        env={**kernels.environment(), "PYTHONHASHSEED": "7"},
+    )
+
+    assert ran.text(0) == f"{os.getpid()}\n"
+
+
+def test_its_socket_is_the_users_alone(platforms):
+    folder, _ = platforms
+
+    assert stat.S_IMODE((folder / forking.SOCKET).stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_what_is_sent_to_it_by_mistake_does_no_harm(platforms, tmp_path):
+    folder, serving = platforms
+    for sent in (b"", b"x", b"y" * 100_000, None):
+        with forking._connect(folder) as control:
+            control.recv(100)
+            if sent is not None:
+                control.send(sent)
+    line, theirs = socket.socketpair()
+    with line, theirs, forking._connect(folder) as control:
+        # Somebody who asks and says nothing, and is gone.
+        files = array.array("i", [theirs.fileno()] * 3)
+        control.sendmsg([b"fork"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+    ran = execute(tmp_path, "import os; print(os.getppid())", platform=folder)
+
+    assert ran.text(0) == f"{serving}\n"
 
 
 # ------------------------------------------------------------- its end
