@@ -6,21 +6,17 @@ would have imported by itself; every later one is there in a blink. `fork` gives
 ordinary way: for another key (`heritage.py`) than a server may have, on a system without what is needed, or when the
 server does not answer. Nothing but time is lost then.
 
-A running local platform has a server for all processes of its user (`SOCKET`); one's own is for where there is none, or
+A running local platform has a server for all processes of its user; one's own is for where there is none, or
 one of another key. `LIBSAFE_NB_FORK=0` turns all of it off. A process that runs one notebook and ends says so (`once`),
 and starts no server.
 """
 
 from __future__ import annotations
 
-import array
 import atexit
 import contextlib
 import os
 import resource
-import select
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -28,15 +24,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from libsafe_nb import heritage
-from libsafe_nb.birth import Request, hear
+from libsafe_nb.birth import Request
+from libsafe_nb.forkservers import ForkedProcess, Guest, Owned, Server
 
 SWITCH = "LIBSAFE_NB_FORK"
-
-ANSWERS_WITHIN = 15.0
-"""Seconds that a server has to bear a kernel, its own start included; a tenth of a second or two is usual."""
-
-TELLS_WITHIN = 2.0
-"""Seconds that a server has to tell how a kernel ended, which it does at once."""
 
 MOST = 2
 """Servers that a process keeps at most, each for kernels of another key; one is some 40 MB."""
@@ -48,16 +39,23 @@ _leaving: list[Owned] = []
 _lock = threading.Lock()
 _once = False
 
-SOCKET = "kernels.sock"
-"""In the folder of a local platform: where its server listens."""
-
-GREETS_WITHIN = 1.0
-"""Seconds that a platform's server has to answer; one that is just starting needs a few tenths."""
-
 
 def enabled() -> bool:
     """Whether kernels may be forked: the system has what it takes, and nobody turned it off."""
-    return os.environ.get(SWITCH) != "0" and sys.platform == "linux" and hasattr(os, "pidfd_open")
+    return not turned_off() and sys.platform == "linux" and hasattr(os, "pidfd_open")
+
+
+def turned_off() -> bool:
+    return os.environ.get(SWITCH) == "0"
+
+
+def serves(platform: Path, env: Mapping[str, str]) -> bool:
+    """Whether the local platform in this folder has a server for kernels with this environment."""
+    key = heritage.key(env, ())
+    guest = Guest.at(platform, key) if key is not None else None
+    if guest is not None:
+        guest.close()
+    return guest is not None
 
 
 @contextlib.contextmanager
@@ -69,40 +67,6 @@ def once() -> Iterator[None]:
         yield
     finally:
         _once = before
-
-
-class ForkedProcess:
-    """A kernel's process that is not our child; what `subprocess.Popen` tells of one that is."""
-
-    def __init__(self, pid: int, line: socket.socket) -> None:
-        """`line` is the server's, on which it tells the exit code."""
-        self.pid = pid
-        self._line = line
-        self._ends = os.pidfd_open(pid)
-        self._code: int | None = None
-        self._asked = False
-
-    def poll(self) -> int | None:
-        """Its exit code, None while it lives, and for ever where the server ended before it."""
-        if not self._asked and self._gone(0):
-            self._asked = True
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                self._line.settimeout(TELLS_WITHIN)
-                self._code = int(hear(self._line)["code"])
-            self._line.close()
-            os.close(self._ends)
-        return self._code
-
-    def wait(self) -> int | None:
-        """Wait for its end."""
-        if not self._asked:
-            self._gone(None)
-        return self.poll()
-
-    def _gone(self, seconds: float | None) -> bool:
-        watch = select.poll()
-        watch.register(self._ends, select.POLLIN)
-        return bool(watch.poll(None if seconds is None else seconds * 1000))
 
 
 def fork(
@@ -139,16 +103,10 @@ def fork(
     server = _server(key, options, env, platform)
     if server is None:
         return None
-    own = {number: resource.getrlimit(number) for number in _LIMITS}
-    request = Request(
-        argv=argv,
-        env=dict(env),
-        cwd=str(cwd or Path.cwd()),
-        folder=str(folder),
-        umask=heritage.umask(),
-        limits={str(number): limit for number, limit in {**own, **limits}.items()},
-        processors=sorted(os.sched_getaffinity(0)),
-    )
+    try:
+        request = _request(argv, folder, cwd, env, limits)
+    except OSError:
+        return None
     try:
         return server.bear(request, guard, errors)
     except (OSError, ValueError):
@@ -157,114 +115,27 @@ def fork(
         return None
 
 
+def _request(
+    argv: list[str],
+    folder: Path,
+    cwd: Path | None,
+    env: Mapping[str, str],
+    limits: Mapping[int, tuple[int, int]],
+) -> Request:
+    """A kernel like this process in what it inherits otherwise."""
+    own = {number: resource.getrlimit(number) for number in _LIMITS}
+    return Request(
+        argv=argv,
+        env=dict(env),
+        cwd=str(cwd or Path.cwd()),
+        folder=str(folder),
+        umask=heritage.umask(),
+        limits={str(number): limit for number, limit in {**own, **limits}.items()},
+        processors=sorted(os.sched_getaffinity(0)),
+    )
+
+
 _LIMITS = tuple(value for name, value in sorted(vars(resource).items()) if name.startswith("RLIMIT_"))
-
-
-class Server:
-    """A fork server that listens to `control`."""
-
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
-
-    def bear(self, request: Request, guard: int, errors: int) -> ForkedProcess | None:
-        """None where this one kernel cannot be as it is asked for; raises `OSError` where the server is not to be used again."""
-        line, theirs = socket.socketpair()
-        try:
-            line.settimeout(ANSWERS_WITHIN)
-            with theirs:
-                files = array.array("i", [theirs.fileno(), guard, errors])
-                self._control.sendmsg([b"fork"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
-            request.send(line)
-            answer = hear(line)
-            if "pid" not in answer:
-                line.close()
-                return None
-            found = ForkedProcess(answer["pid"], line)
-            line.sendall(b"!")
-        except BaseException:
-            line.close()
-            raise
-        return found
-
-
-class Guest(Server):
-    """A local platform's server, for one kernel."""
-
-    @classmethod
-    def at(cls, folder: Path, key: str) -> Guest | None:
-        """None where none answers, or it has other kernels."""
-        try:
-            control = _connect(folder)
-        except OSError:
-            return None
-        try:
-            control.settimeout(GREETS_WITHIN)
-            if control.recv(len(key)) == key.encode():
-                return cls(control)
-        except OSError:
-            pass
-        control.close()
-        return None
-
-    def bear(self, request: Request, guard: int, errors: int) -> ForkedProcess | None:
-        with self._control:
-            return super().bear(request, guard, errors)
-
-
-class Owned(Server):
-    """
-    A fork server of this process, which ends with it.
-
-    With a `listener` it serves other processes of this user as well.
-    """
-
-    def __init__(
-        self,
-        key: str,
-        options: tuple[str, ...],
-        env: Mapping[str, str],
-        listener: socket.socket | None = None,
-    ) -> None:
-        self.key = key
-        self.used = time.monotonic()
-        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        super().__init__(control)
-        files = [theirs.fileno(), *([listener.fileno()] if listener is not None else [])]
-        with theirs:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, *options, "-m", "libsafe_nb.forkserver", *map(str, files)),
-                    *([key] if listener is not None else []),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env=heritage.start_environment(env),
-                pass_fds=files,
-                start_new_session=True,
-            )
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def close(self) -> None:
-        """Let it end, with its last kernel."""
-        self._control.close()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._control.close()
-
-    def wait(self, seconds: float) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
-
-    def forget(self) -> None:
-        """In a child that this process forked: it is not the child's."""
-        self._control.close()
-        self._process.returncode = 0
 
 
 def _server(
@@ -275,15 +146,20 @@ def _server(
 
     None where none may be, or can be, started.
     """
+    guest = None
+    if platform is not None and key not in _servers:
+        guest = Guest.at(platform, key)
     with _lock:
         _leaving[:] = [each for each in _leaving if each.alive]
         found = _servers.get(key)
-        if found is not None and found.alive:
-            found.used = time.monotonic()
-            return found
-        if found is not None:
+        if found is not None and not found.alive:
             _let_go(key)
-        guest = Guest.at(platform, key) if platform is not None else None
+            found = None
+        if found is not None:
+            found.used = time.monotonic()
+            if guest is not None:
+                guest.close()
+            return found
         if guest is not None or _once:
             return guest
         while len(_servers) >= MOST:
@@ -302,10 +178,10 @@ def _let_go(key: str) -> None:
 
 
 def _dismiss(key: str, server: Owned) -> None:
-    """End a server that does not answer; the kernels it bore go on."""
-    server.kill()
+    """End a server that does not answer, unless it was let go meanwhile; the kernels it bore go on."""
     with _lock:
         if _servers.get(key) is server:
+            server.kill()
             _let_go(key)
 
 
@@ -327,43 +203,6 @@ def _forget() -> None:
         server.forget()
     _servers.clear()
     _leaving.clear()
-
-
-def listen(folder: Path) -> socket.socket:
-    """A socket of this user's alone, at `SOCKET` in a folder that only this process serves; `OSError` where it cannot be."""
-    (folder / SOCKET).unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        with _near(folder) as path:
-            listener.bind(path)
-        (folder / SOCKET).chmod(0o600)
-        listener.listen(64)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _connect(folder: Path) -> socket.socket:
-    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        control.settimeout(GREETS_WITHIN)
-        with _near(folder) as path:
-            control.connect(path)
-    except BaseException:
-        control.close()
-        raise
-    return control
-
-
-@contextlib.contextmanager
-def _near(folder: Path) -> Iterator[str]:
-    """A short path to the socket of a folder: a socket's is at most 107 bytes long, a folder's may be longer."""
-    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{SOCKET}"
-    finally:
-        os.close(descriptor)
 
 
 atexit.register(close)

@@ -140,22 +140,34 @@ class ForkServer:
                 files.frombytes(content[: len(content) - len(content) % files.itemsize])
         if not data:
             self._dismiss(asking)
-        if len(files) != 3:
-            for each in files:
+        try:
+            line = socket.socket(fileno=files[0])
+        except (IndexError, OSError):
+            line = None
+        if line is None or len(files) != 3:
+            for each in files[0 if line is None else 1 :]:
                 os.close(each)
             return None
-        birth = Birth(socket.socket(fileno=files[0]), files[1], files[2])
+        return self._fork(Birth(line, files[1], files[2]))
+
+    def _fork(self, birth: Birth) -> Birth | None:
+        """Fork; what the child comes with is returned there."""
         # Another thread would be missing in the child, with the locks it holds.
         threads = sum(1 for _ in Path("/proc/self/task").iterdir())
-        pid = os.fork() if threads == 1 else -1
+        try:
+            if threads != 1:
+                raise RuntimeError(f"the fork server has {threads} threads")
+            pid = os.fork()
+        except (OSError, RuntimeError) as exc:
+            with contextlib.suppress(OSError):
+                tell(birth.line, error=str(exc))
+            pid = -1
         if pid == 0:
             self._leave()
             return birth
         os.close(birth.guard)
         os.close(birth.errors)
         if pid < 0:
-            with contextlib.suppress(OSError):
-                tell(birth.line, error=f"the fork server has {threads} threads")
             birth.line.close()
             return None
         watched = os.pidfd_open(pid)

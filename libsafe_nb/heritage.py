@@ -15,7 +15,6 @@ import os
 import site
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,6 @@ READ_AT_START = (
     "COVERAGE_",
     "GLIBC_",
     "IPYTHON_",
-    "JPY_",
-    "JUPYTER_",
     "LANG",
     "LC_",
     "LD_",
@@ -40,7 +37,21 @@ READ_AT_START = (
 )
 """Beginnings of variables that the loader, Python, and the libraries of a kernel read once, while they start."""
 
-NAMES_READ_AT_START = ("ANDROID_DATA", "HOME", "IN_SPHINX_RUN", "TERM", "TZ", "USER")
+NAMES_READ_AT_START = (
+    "ANDROID_DATA",
+    "HOME",
+    "IN_SPHINX_RUN",
+    "JUPYTER_ALLOW_INSECURE_WRITES",
+    "JUPYTER_PLATFORM_DIRS",
+    "JUPYTER_USE_PROGRAMDATA",
+    "TERM",
+    "TZ",
+    "USER",
+)
+"""Of Jupyter's only these: others are secrets (`JUPYTER_TOKEN`)."""
+
+NOT_FORKED = ("JPY_PARENT_PID", "JPY_INTERRUPT_EVENT")
+"""With these a kernel watches over its parent, which is to be the runner."""
 
 _PLACE = ("cgroup", "oom_score_adj", "attr/current", "timens_offsets")
 _STATUS = (
@@ -72,8 +83,11 @@ def key(env: Mapping[str, str], options: tuple[str, ...]) -> str | None:
     """
     What a kernel with this environment and these options of the interpreter would have from its birth, as a digest.
 
-    None where it depends on the working directory (a relative PYTHONPATH), or the system does not tell. Some 1 ms.
+    None where it depends on the working directory (a relative PYTHONPATH) or on its parent, or the system does not tell.
+    Some 1 ms.
     """
+    if any(name in env for name in NOT_FORKED):
+        return None
     start = start_environment(env)
     if any(not Path(each).is_absolute() for each in start.get("PYTHONPATH", "/").split(os.pathsep)):
         return None
@@ -91,14 +105,14 @@ def installed() -> list[Any]:
     Installers change the folder of the packages, or a `.pth` file in it, whatever else they do.
     """
     folders = [*site.getsitepackages(), site.getusersitepackages()]
-    found: list[Any] = [version("libsafe-nb")]
+    found: list[Any] = []
     for folder in folders:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found.append(_stamp(Path(folder).stat()))
             found += [_stamp(each.stat()) for each in os.scandir(folder) if each.name.endswith(".pth")]
     here = Path(__file__).parent
     if str(here.parent) not in folders:
-        for path in (here, here / "compat", here / "interactive"):
+        for path in (here, here / "compat", here / "interactive", here / "redact"):
             found += sorted(_stamp(each.stat()) for each in os.scandir(path) if each.name.endswith(".py"))
     return found
 

@@ -36,6 +36,10 @@ def begin(birth: Birth) -> None:
         request = Request.receive(line)
         _begin(request, birth)
         tell(line, pid=os.getpid())
+        # Until it holds a descriptor of this process, the runner has no more than a number.
+        if not line.recv(1):
+            raise ConnectionError("the runner has given up")
+        line.close()
     except Exception as exc:
         with contextlib.suppress(OSError):
             tell(line, error=f"{type(exc).__name__}: {exc}")
@@ -43,10 +47,6 @@ def begin(birth: Birth) -> None:
             # With the guard, if it was started.
             os.killpg(0, signal.SIGKILL)
         os._exit(1)
-    # Until it holds a descriptor of this process, the runner has no more than a number.
-    if not line.recv(1):
-        os._exit(1)
-    line.close()
 
 
 def _begin(request: Request, birth: Birth) -> None:

@@ -15,7 +15,7 @@ import pytest
 from engine_runs import execute, is_zombie, nothing_left, wait_for
 from environs import variables
 
-from libsafe_nb import forking, heritage, kernels
+from libsafe_nb import forking, forkservers, heritage, kernels
 from libsafe_nb.connection import connect
 from libsafe_nb.execution import Limits
 
@@ -319,7 +319,7 @@ def test_a_server_that_does_not_answer_is_given_up(tmp_path, monkeypatch, fresh)
     (tmp_path / "first").mkdir()
     execute(tmp_path / "first", "1")
     stopped = server()
-    monkeypatch.setattr(forking, "ANSWERS_WITHIN", 0.5)
+    monkeypatch.setattr(forkservers, "ANSWERS_WITHIN", 0.5)
     os.kill(stopped, signal.SIGSTOP)
     ran = execute(tmp_path, "import os; print(os.getppid())")
 
@@ -337,7 +337,7 @@ def test_a_server_that_cannot_start_is_done_without(tmp_path, monkeypatch, fresh
             ["/bin/false", *command[1:]] if "libsafe_nb.forkserver" in command else command, *rest, **options
         )
 
-    monkeypatch.setattr(forking.subprocess, "Popen", broken)
+    monkeypatch.setattr(forkservers.subprocess, "Popen", broken)
     ran = execute(tmp_path, "import os; print(os.getppid())")
 
     assert ran.text(0) == f"{os.getpid()}\n"
@@ -471,7 +471,8 @@ def test_what_the_server_reads_is_in_the_key():
     done = subprocess.run([sys.executable, "-c", READS], capture_output=True, text=True, check=True)
     read = dict.fromkeys(done.stdout.split(), "x")
 
-    assert set(read) - set(heritage.start_environment(read)) == set()
+    assert set(read) - set(heritage.start_environment(read)) == set(heritage.NOT_FORKED)
+    assert heritage.key({"JPY_PARENT_PID": "1"}, ()) is None
 
 
 # ------------------------------------------------------------- a platform's
@@ -530,19 +531,19 @@ def test_it_is_not_used_for_other_kernels(platforms, tmp_path):
 def test_its_socket_is_the_users_alone(platforms):
     folder, _ = platforms
 
-    assert stat.S_IMODE((folder / forking.SOCKET).stat().st_mode) == 0o600
+    assert stat.S_IMODE((folder / forkservers.SOCKET).stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_what_is_sent_to_it_by_mistake_does_no_harm(platforms, tmp_path):
     folder, serving = platforms
     for sent in (b"", b"x", b"y" * 100_000, None):
-        with forking._connect(folder) as control:
+        with forkservers._connect(folder) as control:
             control.recv(100)
             if sent is not None:
                 control.send(sent)
     line, theirs = socket.socketpair()
-    with line, theirs, forking._connect(folder) as control:
+    with line, theirs, forkservers._connect(folder) as control:
         # Somebody who asks and says nothing, and is gone.
         files = array.array("i", [theirs.fileno()] * 3)
         control.sendmsg([b"fork"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 
-from libsafe_nb import forking, heritage, kernels
+from libsafe_nb import forking, forkservers, heritage, kernels
 from libsafe_nb.local.root import Root
 
 EVERY = 5.0
@@ -22,7 +22,7 @@ class KernelKeeper:
     def __init__(self, root: Root) -> None:
         self._root = root
         self._listener: socket.socket | None = None
-        self._server: forking.Owned | None = None
+        self._server: forkservers.Owned | None = None
 
     async def keep(self) -> None:
         """For ever; where there can be no such server, kernels are started as everywhere."""
@@ -43,12 +43,12 @@ class KernelKeeper:
         if key is None:
             return
         if self._listener is None:
-            self._listener = forking.listen(self._root.path)
-        self._server = forking.Owned(key, (), env, self._listener)
+            self._listener = forkservers.listen(self._root.path)
+        self._server = forkservers.Owned(key, (), env, self._listener)
 
     def stop(self) -> None:
         if self._listener is not None:
-            (self._root.path / forking.SOCKET).unlink(missing_ok=True)
+            (self._root.path / forkservers.SOCKET).unlink(missing_ok=True)
             self._listener.close()
         if self._server is not None:
             self._server.close()
