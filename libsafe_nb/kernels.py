@@ -54,6 +54,9 @@ _EXTENSION = "libsafe_nb"
 OURS = "libsafe"
 """The kernelspec "LIBSAFE Go (Python)" that comes with this package."""
 
+_LIKELY = ("python", "python3", OURS)
+"""Names that usually mean the Python that runs this."""
+
 TAIL = 8192
 """Bytes kept of what a kernel writes to its own stdout and stderr (not the cells' outputs)."""
 
@@ -232,6 +235,20 @@ def start(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def prepare(
+    kernel_name: str | None,
+    *,
+    env: Mapping[str, str] | None = None,
+    extension: str | None = _EXTENSION,
+    platform: Path | None = None,
+) -> None:
+    """Have what a kernel of this name will likely be forked from made ready; `start` takes the same and does not need it."""
+    if kernel_name in _LIKELY and extension == _EXTENSION:
+        from libsafe_nb import forking
+
+        forking.prepare(environment() if env is None else env, platform)
 
 
 def _answer_by_other_names(folder: Path) -> None:

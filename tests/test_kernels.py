@@ -272,7 +272,7 @@ OPEN_AT_THE_END = {
 @both_ways
 @pytest.mark.parametrize("case", OPEN_AT_THE_END)
 def test_a_file_that_is_open_at_the_end_is_written(case, tmp_path):
-    execute(tmp_path, OPEN_AT_THE_END[case], cwd=tmp_path)
+    execute(tmp_path, OPEN_AT_THE_END[case], cwd=tmp_path, limits=Limits(shutdown_grace=30))
     left = (tmp_path / "left").read_bytes()
 
     assert (gzip.decompress(left) if case == "compressed" else left) == b"all of it"
@@ -292,6 +292,7 @@ def test_the_end_of_a_process_goes_in_pythons_order(tmp_path):
         "os.keeps = [Made()]; import types; kept = types.ModuleType('kept'); kept.made = Made()\n"
         "import sys; sys.modules['kept'] = kept; del kept, sys.modules['kept'].__spec__",
         cwd=tmp_path,
+        limits=Limits(shutdown_grace=30),
     )
 
     assert (tmp_path / "told").read_text() == "thread last first made "
