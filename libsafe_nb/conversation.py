@@ -32,8 +32,11 @@ from libsafe_nb.saving import Saver
 
 SKIP_TAG = "skip-execution"
 
-RECONNECT = 5
-"""Milliseconds between two attempts to reach a socket that the starting kernel has not made yet."""
+RECONNECT = 2
+"""Milliseconds between two attempts to reach a socket that the starting kernel has not made yet (zmq takes one to two)."""
+
+UNHEARD = 0.2
+"""Seconds after which a kernel that answers and of whose outputs none comes is asked once more."""
 
 QUEUE = 8
 """Messages that wait on our side at most, each as large as an output may be."""
@@ -129,6 +132,7 @@ class Conversation:
                     memory=self._limits.memory,
                     cpu=self._limits.cpu,
                     extension=self._execution.extension,
+                    platform=self._execution.platform,
                 )
             except LibsafeError as exc:
                 return Verdict("errored", "kernel-start", _error("KernelDied", str(exc)))
@@ -162,6 +166,7 @@ class Conversation:
         client.allow_stdin = False
         self._died = asyncio.Event()
         self._answering = asyncio.Event()
+        self._hearing = asyncio.Event()
         loop.add_reader(kernel.sentinel, self._kernel_ended)
         loop.add_reader(kernel.errors, kernel.read_errors)
         tasks = [
@@ -222,11 +227,10 @@ class Conversation:
             reply = await self._request(self._client.kernel_info())
             # The first outputs of a kernel are lost until it knows of our subscription. That we heard anything at
             # all, be it the `busy` of this very request, shows that it does.
-            for _ in range(20):
-                if self._heard:
-                    self._introduce(reply["content"])
-                    return
-                await asyncio.sleep(0.01)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._hearing.wait(), UNHEARD)
+                self._introduce(reply["content"])
+                return
 
     def _introduce(self, info: dict[str, Any]) -> None:
         self._answering.set()
@@ -474,7 +478,7 @@ class Conversation:
 
     async def _shut_down(self, grace: float) -> None:
         """Let the kernel end by itself, with its `atexit` functions, within the grace."""
-        if self._died.is_set() or self._kernel.exit_code is not None:
+        if self._died.is_set() or self._kernel.ended:
             return
         self._client.shutdown()
         with contextlib.suppress(asyncio.TimeoutError):
@@ -497,6 +501,7 @@ class Conversation:
             _, frames = session.feed_identities(await socket.recv_multipart())
             message = session.deserialize(frames)
             self._heard += 1
+            self._hearing.set()
             complete = self._idle.get(self._front.take(message) or "")
             self._look_for_replies()
             if complete is not None and not complete.done():

@@ -34,7 +34,7 @@ def examine() -> list[Finding]:
         found = settings_.load()
     except LibsafeError as exc:
         return [*findings, Finding("settings", False, str(exc), "correct the setting named")]
-    findings += [_state(found), *_witnesses(found)]
+    findings += [_kernel_start(found), _state(found), *_witnesses(found)]
     if not found.configured:
         return [*findings, *_local(found)]
     findings.append(Finding("settings", True, f"{found.url} (from {found.source})"))
@@ -59,6 +59,18 @@ def _kernel() -> Finding:
     except LibsafeError as exc:
         return Finding("Python kernel", False, str(exc), "python -m pip install ipykernel")
     return Finding("Python kernel", True, "python3")
+
+
+def _kernel_start(found: settings_.Settings) -> Finding:
+    """In which way a kernel of this Python is started: nothing but time depends on it."""
+    from libsafe_nb import forking, kernels
+
+    if not forking.enabled():
+        why = "turned off" if forking.turned_off() else "this system has no pidfd_open"
+        return Finding("kernel start", True, f"a new process for each run ({why})")
+    if forking.serves(found.platform_folder, kernels.environment()):
+        return Finding("kernel start", True, "forked by the local platform's server")
+    return Finding("kernel start", True, "forked, in a process that runs more than one")
 
 
 def _local_extra() -> Finding:

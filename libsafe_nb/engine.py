@@ -143,6 +143,12 @@ def _run(
     show: Callable[[NotebookNode], None],
 ) -> tuple[Verdict, BaseException | None]:
     """Execute; return the verdict, and the error that is to be raised if there was one."""
+    kernels.prepare(
+        execution.kernel_name or kernel_name,
+        env=execution.env,
+        extension=execution.extension,
+        platform=execution.platform,
+    )
     try:
         if saver is not None:
             # Before anything has happened: a place that cannot be written to is found now.

@@ -213,6 +213,8 @@ class Execution:
     extension
         IPython extension that a Python kernel loads at its start, or None. A kernel that cannot load it does not
         start.
+    platform
+        Folder of a local platform, whose fork server may be asked for the kernel.
     outcome
         Set at the end, always, before papermill returns or raises.
     notebook
@@ -229,6 +231,7 @@ class Execution:
     on_cell: Callable[[CellState], None] | None = None
     on_kernel: Callable[[int], None] | None = None
     extension: str | None = "libsafe_nb"
+    platform: Path | None = None
     outcome: Outcome | None = field(default=None, init=False)
     notebook: NotebookNode | None = field(default=None, init=False, repr=False)
     _cancelled: Cancellation | None = field(default=None, init=False, repr=False)

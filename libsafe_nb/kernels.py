@@ -16,7 +16,9 @@ import collections
 import contextlib
 import json
 import os
+import resource
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -28,7 +30,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from types import TracebackType
+from typing import Protocol
 
+from libsafe_nb.birth import GUARD
 from libsafe_nb.errors import ExecutionError, NotebookError
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
@@ -42,26 +46,33 @@ LOCAL = "local-provisioner"
 
 _BASH = (sys.executable, "-m", "bash_kernel", "-f", "{connection_file}")
 
+_LAUNCHER = ("-m", "ipykernel_launcher", "-f", "{connection_file}")
+"""How ipykernel's own kernelspecs start it."""
+
+_EXTENSION = "libsafe_nb"
+
 OURS = "libsafe"
 """The kernelspec "LIBSAFE Go (Python)" that comes with this package."""
+
+_LIKELY = ("python", "python3", OURS)
+"""Names that usually mean the Python that runs this."""
 
 TAIL = 8192
 """Bytes kept of what a kernel writes to its own stdout and stderr (not the cells' outputs)."""
 
 # $1: the kernel's folder, $2: address space in KiB, $3: CPU seconds, then the kernel's command. stdin: the guard's pipe.
-# The guard is forked twice, so that the kernel has no child it did not start. It is forked before the limits are set.
 # No core files: they would hold the keys that were in memory.
-_LAUNCH = """
-exec 3<&0 </dev/null
-( ( trap '' HUP INT QUIT TERM; exec >/dev/null 2>&1; read -r _ <&3
-    PATH=/usr/bin:/bin rm -rf -- "$1"; kill -KILL 0 ) & )
-exec 3<&-
+_LAUNCH = (
+    "leader=$$"
+    + GUARD
+    + """
 ulimit -c 0
 [ -z "$2" ] || ulimit -v "$2" || exit 126
 [ -z "$3" ] || { ulimit -S -t "$3" && ulimit -H -t $(($3 + 2)); } || exit 126
 shift 3
 exec "$@"
 """
+)
 
 
 @dataclass(frozen=True)
@@ -75,9 +86,21 @@ class KernelSpec:
     interrupt_mode: str = "signal"
     ipykernel: bool = False
 
+    @property
+    def own(self) -> tuple[str, ...] | None:
+        """
+        The interpreter's options where this is ipykernel in the Python that runs this, started as it usually is.
+
+        None for any other Python, kernel or way to start it.
+        """
+        options = self.argv[1:2] if self.argv[1:2] == ("-Xfrozen_modules=off",) else ()
+        found = self.argv[1 + len(options) :]
+        usual = found in (_LAUNCHER, (*_LAUNCHER, f"--ext={_EXTENSION}"))
+        return options if self.argv[0] == sys.executable and usual else None
+
 
 def check(
-    kernel_name: str | None, language: str | None = None, *, extension: str | None = "libsafe_nb"
+    kernel_name: str | None, language: str | None = None, *, extension: str | None = _EXTENSION
 ) -> KernelSpec:
     """
     Find a kernel and whether it can be started, without starting it.
@@ -159,7 +182,8 @@ def start(
     env: Mapping[str, str] | None = None,
     memory: int | None = None,
     cpu: float | None = None,
-    extension: str | None = "libsafe_nb",
+    extension: str | None = _EXTENSION,
+    platform: Path | None = None,
 ) -> Kernel:
     """
     Start a kernel and return at once; it is not ready before it answers.
@@ -175,6 +199,8 @@ def start(
         Address space in bytes and CPU time in seconds, each for the kernel's process and for each of its children.
     extension
         IPython extension to load in an ipykernel, which does not start without it; None for none.
+    platform
+        Folder of a local platform, whose fork server may be asked for it (`forking.py`).
 
     Raises
     ------
@@ -195,10 +221,8 @@ def start(
         connection_file = folder / "c.json"
         connection_file.touch(mode=0o600)
         connection_file.write_text(json.dumps(connection))
-        argv = [arg.replace("{connection_file}", str(connection_file)) for arg in spec.argv]
+        argv = [arg.replace("{connection_file}", str(connection_file)) for arg in _argv(spec, extension)]
         argv = [arg.replace("{prefix}", sys.prefix) for arg in argv]
-        if spec.ipykernel:
-            argv += _ipykernel_options(extension)
         complete = _complete(spec, env)
         if not spec.ipykernel:
             _answer_by_other_names(folder)
@@ -206,10 +230,25 @@ def start(
             # Not the option --ipython-dir: setting it, IPython 9 takes the working directory out of sys.path.
             (folder / "ipython").mkdir()
             complete["IPYTHONDIR"] = str(folder / "ipython")
-        return Kernel(spec, folder, key, *_spawn(argv, folder, cwd, complete, memory, cpu))
+        own = spec.own if spec.ipykernel and extension == _EXTENSION else None
+        return Kernel(spec, folder, key, *_spawn(argv, own, folder, cwd, complete, memory, cpu, platform))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def prepare(
+    kernel_name: str | None,
+    *,
+    env: Mapping[str, str] | None = None,
+    extension: str | None = _EXTENSION,
+    platform: Path | None = None,
+) -> None:
+    """Have what a kernel of this name will likely be forked from made ready; `start` takes the same and does not need it."""
+    if kernel_name in _LIKELY and extension == _EXTENSION:
+        from libsafe_nb import forking
+
+        forking.prepare(environment() if env is None else env, platform)
 
 
 def _answer_by_other_names(folder: Path) -> None:
@@ -254,6 +293,16 @@ def _complete(spec: KernelSpec, env: Mapping[str, str] | None) -> dict[str, str]
     return complete
 
 
+class Process(Protocol):
+    """What a kernel's process tells; that of a `subprocess.Popen`, or of one that another process bore."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int | None: ...
+
+
 class Kernel:
     """
     One kernel's process, its group and its folder; ended by `with`, whatever state it is in.
@@ -275,7 +324,7 @@ class Kernel:
         spec: KernelSpec,
         folder: Path,
         key: str,
-        process: subprocess.Popen[bytes],
+        process: Process,
         guard: int,
         errors: int,
     ) -> None:
@@ -286,6 +335,7 @@ class Kernel:
         self.errors = errors
         self._process = process
         self._guard = guard
+        self._killed = False
         self._tail: collections.deque[int] = collections.deque(maxlen=TAIL)
         self.sentinel = os.pidfd_open(process.pid)
 
@@ -299,8 +349,18 @@ class Kernel:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it lives; negative for the signal that ended it."""
+        """
+        None while it lives, negative for the signal that ended it.
+
+        None as well where nobody is left to tell: its fork server ended before it.
+        """
         return self._process.poll()
+
+    @property
+    def ended(self) -> bool:
+        watch = select.poll()
+        watch.register(self.sentinel, select.POLLIN)
+        return bool(watch.poll(0))
 
     def signal(self, number: int) -> None:
         """Send a signal to the whole group; nothing happens if it is gone. The guard heeds only SIGKILL."""
@@ -309,8 +369,11 @@ class Kernel:
 
     def kill(self) -> None:
         """End the whole group now: the kernel, what it started, and the guard."""
+        if self._killed:
+            return
         # As long as the process is not reaped or the guard lives, no other group can have this number.
         self.signal(signal.SIGKILL)
+        self._killed = True
         self._process.wait()
         self._reap()
 
@@ -358,30 +421,47 @@ def describe_exit(code: int) -> str:
 
 def _spawn(
     argv: list[str],
+    own: tuple[str, ...] | None,
     folder: Path,
     cwd: Path | None,
     env: Mapping[str, str],
     memory: int | None,
     cpu: float | None,
-) -> tuple[subprocess.Popen[bytes], int, int]:
-    """Start the launcher; return the process, our end of the guard's pipe and that of its stderr."""
-    limits = [
-        "" if memory is None else str(max(1, memory // 1024)),
-        "" if cpu is None else str(max(1, int(cpu))),
-    ]
+    platform: Path | None,
+) -> tuple[Process, int, int]:
+    """
+    Have the kernel forked, or start the launcher; return the process, our end of the guard's pipe and that of its stderr.
+
+    `own` is `KernelSpec.own` where the kernel is that of `runkernel.py`, which a fork server has ready.
+    """
+    # In the units of the shell's ulimit: KiB and seconds.
+    space = None if memory is None else max(1, memory // 1024)
+    seconds = None if cpu is None else max(1, int(cpu))
     guarded, guard = os.pipe()
     errors, writable = os.pipe()
     os.set_blocking(errors, False)
     try:
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", _LAUNCH, "kernel", str(folder), *limits, *argv],
-            stdin=guarded,
-            stdout=writable,
-            stderr=writable,
-            cwd=cwd,
-            env=dict(env),
-            start_new_session=True,
-        )
+        process: Process | None = None
+        if own is not None:
+            from libsafe_nb import forking
+
+            limits = {resource.RLIMIT_CORE: (0, 0)}
+            if space is not None:
+                limits[resource.RLIMIT_AS] = (space * 1024, space * 1024)
+            if seconds is not None:
+                limits[resource.RLIMIT_CPU] = (seconds, seconds + 2)
+            process = forking.fork(argv, own, folder, cwd, env, limits, guarded, writable, platform)
+        if process is None:
+            asked = ["" if each is None else str(each) for each in (space, seconds)]
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", _LAUNCH, "kernel", str(folder), *asked, *argv],
+                stdin=guarded,
+                stdout=writable,
+                stderr=writable,
+                cwd=cwd,
+                env=dict(env),
+                start_new_session=True,
+            )
     except OSError as exc:
         os.close(guard)
         os.close(errors)
@@ -393,20 +473,27 @@ def _spawn(
     return process, guard, errors
 
 
-def _ipykernel_options(extension: str | None) -> list[str]:
-    """No history, and not a start without the extension."""
+def _argv(spec: KernelSpec, extension: str | None) -> list[str]:
+    """
+    A kernel's command. An ipykernel keeps no history, and does not start without the extension.
+
+    Where it is ours (`KernelSpec.own`) and our extension is loaded, it is the kernel of `runkernel.py`.
+    """
+    if not spec.ipykernel:
+        return list(spec.argv)
     # Below CRITICAL it says on stderr how to connect to it, where we look for the reason of its death.
-    options = [
-        "--HistoryManager.enabled=False",
-        "--log-level=CRITICAL",
+    quiet = ["--HistoryManager.enabled=False", "--log-level=CRITICAL"]
+    if not extension:
+        return [*spec.argv, *quiet]
+    quiet += [
+        f"--ext={extension}",
+        "--InteractiveShellApp.reraise_ipython_extension_failures=True",
+        "--IPKernelApp.outstream_class=libsafe_nb.streams.OutStream",
     ]
-    if extension:
-        options += [
-            f"--ext={extension}",
-            "--InteractiveShellApp.reraise_ipython_extension_failures=True",
-            "--IPKernelApp.outstream_class=libsafe_nb.streams.OutStream",
-        ]
-    return options
+    if spec.own is None or extension != _EXTENSION:
+        return [*spec.argv, *quiet]
+    command = [spec.argv[0], *spec.own, "-m", "libsafe_nb.runkernel", *_LAUNCHER[2:]]
+    return [*command, *quiet, "--IPKernelApp.kernel_class=libsafe_nb.runkernel.RunKernel"]
 
 
 def _folder() -> Path:

@@ -495,10 +495,12 @@ def socket_folder() -> str:
 
 
 def _execute(course: _Course, journal: Journal, desk: Desk, door: Path) -> Outcome:
+    plan, execution = course.plan, course.execution
+    execution.platform = plan.connection.settings.platform_folder
+    kernels.prepare(plan.function.kernel_name or "python3", platform=execution.platform)
     # Imported here: papermill costs most of a second.
     import papermill
 
-    plan, execution = course.plan, course.execution
     # It warns of parameters that it cannot see in the cell; ours were checked, and stderr is the user's.
     papermill.log.logger.setLevel("ERROR")
     fill = (

@@ -79,6 +79,12 @@ class Settings:
     tsa_url: str | None = field(default=None, repr=False)
 
     @property
+    def platform_folder(self) -> Path:
+        """Where a local platform lies, if there is one: beside the `platform.json` that was read, else in the home."""
+        told = Path(self.source)
+        return told.parent if told.name == "platform.json" else self.home / "platform"
+
+    @property
     def configured(self) -> bool:
         return self.url is not None
 

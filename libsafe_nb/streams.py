@@ -63,8 +63,15 @@ class OutStream(iostream.OutStream):
             self._flush()  # type: ignore[no-untyped-call]
             return
         sent = threading.Event()
-        self._schedule(self._flush)
-        self._schedule(sent.set)
+
+        def send() -> None:
+            try:
+                self._flush()  # type: ignore[no-untyped-call]
+            finally:
+                sent.set()
+
+        # One wake-up of that thread for both: a cell has four flushes.
+        self._schedule(send)
         while not sent.wait(0.05) and thread.is_alive():
             # What is scheduled waits for the next wake-up if something before it failed.
             self._schedule(_nothing)

@@ -1,5 +1,6 @@
 """Kernels: found out before a run, started in a place of their own, and never left behind."""
 
+import gzip
 import json
 import os
 import signal
@@ -138,6 +139,17 @@ def test_a_kernel_that_never_answers_is_given_up(install, tmp_path):
 # ------------------------------------------------------------- a place of its own
 
 
+@pytest.fixture(params=["forked", "ordinary"])
+def way(request, monkeypatch):
+    """The two ways in which a kernel is started; nothing tells them apart but time."""
+    monkeypatch.setenv("LIBSAFE_NB_FORK", "1" if request.param == "forked" else "0")
+    return request.param
+
+
+both_ways = pytest.mark.usefixtures("way")
+
+
+@both_ways
 def test_the_environment_is_exactly_the_one_given(tmp_path, mark):
     env = {"PATH": os.environ["PATH"], MARK: mark, "ONE": "1"}
     ran = execute(tmp_path, "import os, json; print(json.dumps(dict(os.environ)))", env=env)
@@ -149,6 +161,7 @@ def test_the_environment_is_exactly_the_one_given(tmp_path, mark):
     assert {name: value for name, value in seen.items() if name not in own | pythons | ipythons} == env
 
 
+@both_ways
 def test_no_setting_of_ours_reaches_a_kernel_by_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("LIBSAFE_KEY_USER", "secret-of-the-user")
     monkeypatch.setenv("JPY_PARENT_PID", "1")
@@ -157,6 +170,7 @@ def test_no_setting_of_ours_reaches_a_kernel_by_itself(tmp_path, monkeypatch):
     assert ran.text(0) == "[]\n"
 
 
+@both_ways
 def test_the_directory_is_the_kernels_and_not_ours(tmp_path):
     (tmp_path / "work").mkdir()
     before = Path.cwd()
@@ -166,6 +180,7 @@ def test_the_directory_is_the_kernels_and_not_ours(tmp_path):
     assert Path.cwd() == before
 
 
+@both_ways
 def test_a_missing_directory_is_told(tmp_path):
     ran = execute(tmp_path, "1", cwd=tmp_path / "gone")
 
@@ -173,12 +188,14 @@ def test_a_missing_directory_is_told(tmp_path):
     assert str(tmp_path / "gone") in ran.outcome.error["message"]
 
 
+@both_ways
 def test_a_kernel_has_no_child_that_it_did_not_start(tmp_path):
     ran = execute(tmp_path, "import psutil; print(psutil.Process().children(recursive=True))")
 
     assert ran.text(0) == "[]\n"
 
 
+@both_ways
 def test_a_kernel_leads_a_session_without_a_terminal(tmp_path):
     ran = execute(
         tmp_path, "import os; print(os.getpid() == os.getpgrp() == os.getsid(0))", "open('/dev/tty')"
@@ -205,6 +222,7 @@ def test_a_long_runtime_directory_is_passed_over(tmp_path, monkeypatch):
         assert len(f"{kernel.folder}/k-5") <= kernels.MAX_SOCKET_PATH
 
 
+@both_ways
 def test_a_kernel_writes_nothing_into_the_users_profile(tmp_path, mark):
     (tmp_path / "home").mkdir()
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), MARK: mark}
@@ -213,6 +231,7 @@ def test_a_kernel_writes_nothing_into_the_users_profile(tmp_path, mark):
     assert list((tmp_path / "home").rglob("*")) == []
 
 
+@both_ways
 def test_a_start_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(ExecutionError, match="could not be started"):
         kernels.start(kernels.check("python3"), cwd=tmp_path / "gone")
@@ -221,6 +240,7 @@ def test_a_start_that_fails_leaves_nothing(tmp_path):
 # ------------------------------------------------------------- its end
 
 
+@both_ways
 def test_atexit_runs_and_open_files_are_written(tmp_path):
     execute(
         tmp_path,
@@ -233,6 +253,66 @@ def test_atexit_runs_and_open_files_are_written(tmp_path):
     assert (tmp_path / "unflushed").read_text() == "all of it"
 
 
+OPEN_AT_THE_END = {
+    "of a module of the notebook's": (
+        "open('mine.py', 'w').write('file = open(\"left\", \"w\"); file.write(\"all of it\")'); import mine"
+    ),
+    "of a task that never ends": (
+        "import asyncio\nasync def write():\n    with open('left', 'w') as file:\n"
+        "        file.write('all of it')\n        await asyncio.Event().wait()\n"
+        "task = asyncio.create_task(write()); await asyncio.sleep(0.01)"
+    ),
+    "that a library holds": "import os; os.left = open('left', 'w'); os.left.write('all of it')",
+    "compressed": (
+        "import gzip, io, json; json.left = io.TextIOWrapper(gzip.open('left', 'wb')); json.left.write('all of it')"
+    ),
+}
+
+
+@both_ways
+@pytest.mark.parametrize("case", OPEN_AT_THE_END)
+def test_a_file_that_is_open_at_the_end_is_written(case, tmp_path):
+    execute(tmp_path, OPEN_AT_THE_END[case], cwd=tmp_path, limits=Limits(shutdown_grace=30))
+    left = (tmp_path / "left").read_bytes()
+
+    assert (gzip.decompress(left) if case == "compressed" else left) == b"all of it"
+
+
+@both_ways
+def test_the_end_of_a_process_goes_in_pythons_order(tmp_path):
+    """Threads are waited for, then the `atexit` functions are called, then what is left is taken apart."""
+    execute(
+        tmp_path,
+        "import atexit, os, threading, time\n"
+        "def tell(what, write=os.write, to=os.open('told', os.O_CREAT | os.O_WRONLY | os.O_APPEND)):\n"
+        "    write(to, what.encode())\n"
+        "class Made:\n    def __del__(self, tell=tell): tell('made ')\n"
+        "atexit.register(tell, 'first '); atexit.register(tell, 'last ')\n"
+        "threading.Thread(target=lambda: (time.sleep(0.3), tell('thread '))).start()\n"
+        "os.keeps = [Made()]; import types; kept = types.ModuleType('kept'); kept.made = Made()\n"
+        "import sys; sys.modules['kept'] = kept; del kept, sys.modules['kept'].__spec__",
+        cwd=tmp_path,
+        limits=Limits(shutdown_grace=30),
+    )
+
+    assert (tmp_path / "told").read_text() == "thread last first made "
+
+
+@both_ways
+def test_a_kernel_looks_like_ipykernels_own(tmp_path):
+    ran = execute(
+        tmp_path,
+        "import sys; print(sys.argv[0])",
+        "assert 'debugpy' not in sys.modules; import debugpy; print('there')",
+        "!echo child",
+    )
+
+    assert Path(ran.text(0).strip()).name == "ipykernel_launcher.py"
+    assert ran.text(1) == "there\n"
+    assert ran.text(2) == "child\n"
+
+
+@both_ways
 def test_a_kernel_that_does_not_want_to_end_is_killed(tmp_path):
     ran = execute(
         tmp_path,
@@ -244,6 +324,7 @@ def test_a_kernel_that_does_not_want_to_end_is_killed(tmp_path):
     assert ran.seconds < 10
 
 
+@both_ways
 def test_what_a_kernel_started_ends_with_it(tmp_path, mark):
     execute(tmp_path, "import subprocess; subprocess.Popen(['sleep', '600'])")
 
@@ -319,6 +400,7 @@ BUSY = {
 }
 
 
+@both_ways
 @pytest.mark.parametrize("state", BUSY)
 def test_a_kernel_dies_with_its_runner(state, tmp_path, mark):
     """Killed -9, the runner can do nothing any more: kernel, children and sockets are gone within a second."""
@@ -344,6 +426,7 @@ def test_a_kernel_dies_with_its_runner(state, tmp_path, mark):
 # ------------------------------------------------------------- limits
 
 
+@both_ways
 def test_the_memory_limit_is_an_error_of_the_cell(tmp_path):
     ran = execute(tmp_path, "block = bytearray(3 << 30)", limits=Limits(memory=2 << 30))
 
@@ -351,6 +434,7 @@ def test_the_memory_limit_is_an_error_of_the_cell(tmp_path):
     assert ran.statuses == ["failed"]
 
 
+@both_ways
 def test_the_cpu_limit_ends_the_kernel_and_is_named(tmp_path):
     ran = execute(tmp_path, "while True: pass", "1", limits=Limits(cpu=3))
 
@@ -359,6 +443,7 @@ def test_the_cpu_limit_ends_the_kernel_and_is_named(tmp_path):
     assert ran.statuses == ["killed", "not-run"]
 
 
+@both_ways
 def test_no_core_file_is_written(tmp_path):
     ran = execute(tmp_path, "import resource; print(resource.getrlimit(resource.RLIMIT_CORE))")
 

@@ -145,12 +145,12 @@ def _execute(
     # These are checked before papermill is imported: a typing error is answered at once.
     source = _read_payload(payload)
     given = dict(pair(each) for each in params)
-    from libsafe_nb import runner
+    from libsafe_nb import forking, runner
     from libsafe_nb.execution import Limits
     from libsafe_nb.progress import Progress
 
     limits = Limits(cell_timeout=cell_timeout, hung=hung or None, memory=memory, cpu=cpu)
-    with Progress(notebook, quiet=as_json or not sys.stderr.isatty()) as progress:
+    with Progress(notebook, quiet=as_json or not sys.stderr.isatty()) as progress, forking.once():
         finished = runner.run(
             source,
             notebook,

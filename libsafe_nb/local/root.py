@@ -3,6 +3,7 @@ One local platform's folder: where each thing lies, who is running on it, and ho
 
     ROOT/                   mode 0700
     ├── platform.json           URL, keys and S3 settings; there while the platform runs (contract 3)
+    ├── kernels.sock            where the platform's fork server listens (`forkservers.py`)
     ├── platform.id             the platform process: pid, start time, boot
     ├── platform.sqlite3        every row
     ├── s3.json                 the S3 server's configuration, with the keys; mode 0600

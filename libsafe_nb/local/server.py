@@ -87,6 +87,7 @@ class Server:
         from libsafe_nb.local.ask import Platform
         from libsafe_nb.local.housekeeping import keep_house
         from libsafe_nb.local.indexer import Indexer
+        from libsafe_nb.local.kernelkeeper import KernelKeeper
         from libsafe_nb.local.keyring import BUCKET
         from libsafe_nb.local.objects import Objects
         from libsafe_nb.local.rest import Api
@@ -126,6 +127,7 @@ class Server:
                     database.set_fact("bucket", BUCKET)
             keyring.endpoint = f"http://127.0.0.1:{port}"
             workers = Workers(self.root.path, database, worker_log, trouble)
+            kernels = KernelKeeper(self.root)
             tasks = [
                 asyncio.ensure_future(self._guarded(task))
                 for task in (
@@ -136,6 +138,7 @@ class Server:
                     uploads.run(),
                     workers.run(),
                     keep_house(self.root, database, trouble),
+                    kernels.keep(),
                     self._watch_idle(api),
                     self._watch_lifeline(),
                 )
@@ -147,6 +150,7 @@ class Server:
             self.root.platform_file.unlink(missing_ok=True)
             # Before the requests are waited for: a worker may be waiting for a call.
             workers.stop()
+            kernels.stop()
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(uploads.drain(), 30)
             for task in tasks[1:]:
