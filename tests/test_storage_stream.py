@@ -17,7 +17,7 @@ from faults import CuttingProxy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from libsafe_nb import errors, objectstream
+from libsafe_nb import errors, readahead
 from libsafe_nb.digests import digest
 from libsafe_nb.storage import Storage
 
@@ -157,7 +157,7 @@ def test_sequential_reading_is_read_ahead_and_bounded(place):
     with storage.open(container, "data.bin") as opened:
         opened.read(2 * MIB)
         opened.read(MIB)
-        wait_until(lambda: len(opened._ahead._blocks) == objectstream.AHEAD)
+        wait_until(lambda: opened._ahead.here == readahead.AHEAD)
 
         assert len(readers()) == 1
         assert opened.read(MIB) == DATA[3 * MIB : 4 * MIB]
