@@ -62,7 +62,12 @@ class Errands:
             stubbed=replay is not None and replay.stub,
         )
         self._session = Session(
-            connection.settings.url, connection.settings.key_user, connection.s3, attached, secrets=secrets
+            connection.settings.url,
+            connection.settings.key_user,
+            connection.s3,
+            attached,
+            secrets=secrets,
+            own=True,
         )
         self._payload, self._job = payload, job
         self._files = [

@@ -39,6 +39,7 @@ from libsafe_nb.facts import Facts
 from libsafe_nb.interrupts import Interrupts
 from libsafe_nb.journal import SOCKETS, Journal
 from libsafe_nb.models import Published, Replay, Run
+from libsafe_nb.patience import BUDGET
 from libsafe_nb.payloads import Payload
 from libsafe_nb.plan import Plan, prepare, within
 from libsafe_nb.processes import ProcessId
@@ -457,6 +458,8 @@ def _at_the_door(
             course.fault = exc
             outcome = course.execution.outcome or _not_executed(plan, exc)
         course.interrupts.finishing = True
+        # Who sends a signal does not wait for minutes.
+        desk.finish(HURRY if outcome.cause in ("terminated", "interrupted") else BUDGET)
         executed = _executed(course, journal, outcome)
         if outcome.cause not in ("terminated", "interrupted"):
             desk.tell_reads()

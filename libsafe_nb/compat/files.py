@@ -56,6 +56,8 @@ class Files(Sequence[Item]):
     def _look_up(self, number: int) -> list[Item]:
         if self._batch[0] != number:
             names = self._names[number * BATCH : (number + 1) * BATCH]
+            # A row tells of hashes, too.
+            self._session.outbox.settle()
             found = self._search(names) if len(names) > 1 and self._searchable else {}
             self._batch = (
                 number,
@@ -106,6 +108,8 @@ class Files(Sequence[Item]):
     def _pinned(self, item: Item) -> Item:
         """In a replay, the file as it stood in the run that is repeated."""
         attached = self._session.attached
+        if not item.get("deleted"):
+            self._session.shown(str(item["id"]))
         pin = attached.pins.get(str(item["id"])) if attached is not None else None
         if pin is not None:
             item.update(version_id=pin["version_id"], size=pin["size"], fullpath=pin["path"])

@@ -85,8 +85,16 @@ class Attached:
             reading.ended()
 
 
+KNOWN = 100_000
+"""Ids of files that a session remembers."""
+
+
 class Session:
-    """One platform and one user; the clients are made when first used."""
+    """
+    One platform and one user; the clients are made when first used.
+
+    `own` says that they are the run's, so that the runner can send what is written.
+    """
 
     def __init__(
         self,
@@ -97,14 +105,17 @@ class Session:
         *,
         others: Iterable[Secret] = (),
         secrets: SecretSet | None = None,
+        own: bool = False,
     ) -> None:
+        self.own = own
+        self._files: dict[str, None] = {}
         self.url = settings_.normalise_url(url)
         self.s3 = s3
         self.attached = attached
         self.ended: dict[str, bool] = {}
         self._key = key
-        own = {"key_user": key, "s3_secret_key": s3.secret_key if s3 else None}
-        self._known = (*secrets_of(own), *others)
+        mine = {"key_user": key, "s3_secret_key": s3.secret_key if s3 else None}
+        self._known = (*secrets_of(mine), *others)
         self._secrets = secrets
         self._making = threading.RLock()
         self._client: Client | None = None
@@ -160,6 +171,18 @@ class Session:
                 self._outbox = Outbox(self)
             return self._outbox
 
+    def shown(self, file_id: str) -> None:
+        """The platform has shown this file to the function."""
+        self._files.pop(file_id, None)
+        self._files[file_id] = None
+        if len(self._files) > KNOWN:
+            with contextlib.suppress(StopIteration, KeyError, RuntimeError):
+                # Another thread may be at it.
+                del self._files[next(iter(self._files))]
+
+    def knows(self, file_id: str) -> bool:
+        return file_id in self._files
+
     def has(self, url: str, key: str) -> bool:
         return (self.url, self._key) == (settings_.normalise_url(url), key)
 
@@ -208,6 +231,7 @@ def configure(
         others=secrets_of(
             {name: value for name, value in {**api, **params}.items() if name not in ("url", "key_user")}
         ),
+        own=True,
     )
     _current = _run_session
     return _run_session

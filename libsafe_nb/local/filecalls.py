@@ -284,7 +284,7 @@ def bulk_hash(ask: Ask) -> list[Any]:
     def write(item: Any) -> dict[str, Any]:
         return _set_hash(ask, _item_file(ask, item), item)
 
-    return [first_time(ask, item, "", write) for item in _items(ask)]
+    return [first_time(ask, item, f"PUT /api/file/{_id(item)}/hash", write) for item in _items(ask)]
 
 
 def bulk_metadata(ask: Ask) -> list[Any]:
@@ -292,7 +292,7 @@ def bulk_metadata(ask: Ask) -> list[Any]:
         file = _item_file(ask, item)
         return {"id": str(file), "metadata": _write_metadata(ask, file, item.get("metadata"))}
 
-    return [first_time(ask, item, "", write) for item in _items(ask)]
+    return [first_time(ask, item, f"PUT /api/file/{_id(item)}/metadata", write) for item in _items(ask)]
 
 
 def _items(ask: Ask) -> list[Any]:
@@ -300,6 +300,10 @@ def _items(ask: Ask) -> list[Any]:
     if not isinstance(items, list):
         raise Problem(400, "items: expected a list")
     return items
+
+
+def _id(item: Any) -> Any:
+    return item.get("id") if isinstance(item, dict) else None
 
 
 def _item_file(ask: Ask, item: Any) -> int:
