@@ -131,7 +131,11 @@ def measure(folder: Path, runs: int, count: int, kib: int, target: Path | None) 
 
         def ours() -> float:
             run = libsafe_nb.run(
-                None, notebook, container=container, files=[each for each, _ in files], settings=served.settings
+                None,
+                notebook,
+                container=container,
+                files=[each for each, _ in files],
+                settings=served.settings,
             ).raise_for_failure()
             whole, loop, used = json.loads(told.read_text())
             loops.append(loop)
@@ -155,8 +159,12 @@ def measure(folder: Path, runs: int, count: int, kib: int, target: Path | None) 
                 "secret_key": s3.secret_key,
                 "region": s3.region,
             }
-            done = subprocess.run(  # noqa: S603 - this file's own program
-                [sys.executable, "-c", PEER], input=json.dumps(asked), text=True, capture_output=True, check=True
+            done = subprocess.run(
+                [sys.executable, "-c", PEER],
+                input=json.dumps(asked),
+                text=True,
+                capture_output=True,
+                check=True,
             )
             return float(done.stdout)
 

@@ -15,7 +15,7 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_urlsafe
@@ -172,8 +172,17 @@ class Desk:
         }
 
     def _event(self, *, event: dict[str, Any]) -> None:
+        self._note({**self._clean(event), "at": _now()})
+
+    def _clean(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Without secrets, and without half characters: one that cannot be sent would wait for ever."""
+        # Most hold nothing, and one look at all their words is a tenth of a look at each.
+        words = "\n".join(_words(event))
+        if words.isascii() and not self._secrets.suspects_text(words):
+            return event
         clean, _ = redact_value(event, self._secrets)
-        self._note({**clean, "at": datetime.now(UTC).isoformat(timespec="milliseconds")})
+        found: dict[str, Any] = record.plain(clean)
+        return found
 
     def cell(self, state: CellState) -> None:
         """Note a cell's start or end, which the notebook's last save may not tell."""
@@ -186,10 +195,10 @@ class Desk:
             self.events.append(event)
             self._append(event)
 
-    def _append(self, line: dict[str, Any]) -> None:
-        """Write a line; the caller holds the lock. What comes after `close` is not written any more."""
+    def _append(self, *lines: dict[str, Any]) -> None:
+        """Write lines; the caller holds the lock. What comes after `close` is not written any more."""
         try:
-            os.write(self._log, json.dumps(line).encode() + b"\n")
+            os.write(self._log, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         except OSError as exc:
             self.fault = exc
 
@@ -203,24 +212,23 @@ class Desk:
             return self.verdict
 
     def _message(self, *, message: str, type: str = "INFO", file_id: str | None = None) -> None:
-        # Half characters cannot be sent: one would stay at the head of what waits, now and in every recovery.
-        event: dict[str, Any] = record.plain(
+        event = self._clean(
             {
                 "kind": "message",
                 "key": uuid.uuid4().hex,
                 "type": type,
-                "message": self._secrets.clean(message),
+                "message": message,
                 "file_id": file_id or None,
             }
         )
         # One at a time, so that they are sent in the order in which they are written down.
         with self._adding:
-            self._event(event=event)
+            self._note({**event, "at": _now()})
             self._deliveries.add(event)
 
     def _write(self, *, effect: dict[str, Any], descriptors: list[Any] | None = None) -> None:
         """A hash, or with `descriptors` metadata, to be stored in the background; noted on return."""
-        clean, _ = redact_value(effect, self._secrets)
+        clean = self._clean(effect)
         line: dict[str, Any] = {"kind": "intent", "effect": clean, "key": uuid.uuid4().hex}
         if descriptors is not None:
             from libsafe_nb.compat.writing import refuse
@@ -228,8 +236,7 @@ class Desk:
             text = json.dumps(descriptors, ensure_ascii=False)
             where = f"metadata of {clean['target']} {clean['id']}"
             refuse(((span.secret, span.form) for span in self._secrets.find(text)), where)
-            line["descriptors"] = descriptors
-        line = record.plain(line)
+            line["descriptors"] = record.plain(descriptors)
         write = deliveries.of_line(line)
         assert write is not None
         with self._adding:
@@ -245,16 +252,30 @@ class Desk:
 
     def _became(self, write: Write, refusal: PlatformError | None) -> None:
         *told, last = deliveries.lines_of(write, refusal)
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        events = [{**each, "at": _now()} for each in told]
         with self._lock:
-            for each in told:
-                event = {**each, "at": at}
-                self.events.append(event)
-                self._append(event)
-            self._append(last)
+            self.events += events
+            self._append(*events, last)
         if refusal is not None and write["kind"] != "message":
             self._refused[deliveries.about(write)] = refusal
             self._deliveries.add(deliveries.refused(write, refusal))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _words(value: Any) -> Iterator[str]:
+    """All text in a value, names included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield str(name)
+            yield from _words(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _words(each)
 
 
 OWN = frozenset({"sent", "refused", "verdict", "cell"})

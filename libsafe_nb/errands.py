@@ -155,5 +155,8 @@ class _Within:
     def tell(self, do: str, **fields: Any) -> None:
         self._answer(do, fields)
 
+    def post(self, do: str, **fields: Any) -> None:
+        self._answer(do, fields)
+
     def close(self) -> None:
         """There is nothing to close."""

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from libsafe_nb.fetching import FIRST, MIB, SMALL, Fetcher, Source
+from libsafe_nb.fetching import FIRST, MIB, SMALL, Fetcher, Opened, Source
 from libsafe_nb.readahead import BLOCK, ENDS_WITHIN, ReadAhead
 
 SEQUENTIAL = MIB
@@ -64,7 +64,14 @@ class ObjectStream(io.RawIOBase):
         From a read: it is closed, or another thread closed it meanwhile.
     """
 
-    def __init__(self, source: Source, *, observer: Observer | None = None, connections: int = 1) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        observer: Observer | None = None,
+        connections: int = 1,
+        ready: Opened | None = None,
+    ) -> None:
         super().__init__()
         # Set before anything can fail: io closes also what was collected half made.
         self._fetcher: Fetcher | None = None
@@ -74,7 +81,7 @@ class ObjectStream(io.RawIOBase):
         self._process = os.getpid()
         self.name = source.name
         self._source, self._connections = source, connections
-        self._pinned = opened = source.open(0, FIRST, None, threading.Event())
+        self._pinned = opened = ready or source.open(0, FIRST, None, threading.Event())
         self.size, self.etag, self.version_id = opened.size, opened.etag, opened.version_id
         self.sha256 = opened.sha256
         self._fetcher = Fetcher(source, opened, 0, opened=opened, window=FIRST)

@@ -314,6 +314,7 @@ class Storage:
         version_id: str | None = None,
         observer: Observer | None = None,
         connections: int = 1,
+        ready: Opened | None = None,
     ) -> ObjectStream:
         """
         Open an object for reading, seekable, without downloading it whole.
@@ -325,6 +326,8 @@ class Storage:
         connections
             How many GETs fetch at once what is read in order. One is the fastest where the storage is near; where it
             takes long to answer, 4 to 8 wait at the same time.
+        ready
+            The answer to the first GET, if it is here already.
 
         Raises
         ------
@@ -357,7 +360,7 @@ class Storage:
         if connections < 1:
             raise UsageError(f"connections: expected 1 or more, found {connections}")
         source = Source(f"{self.bucket}/{key}", open_at, s3wire.take, self.budget)
-        return ObjectStream(source, observer=observer, connections=connections)
+        return ObjectStream(source, observer=observer, connections=connections, ready=ready)
 
     def head(self, container: str, path: str, *, version_id: str | None = None) -> ObjectInfo:
         key = self.key(container, path)

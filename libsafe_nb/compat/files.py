@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from libsafe_nb.compat.item import Item
+from libsafe_nb.compat.prefetch import AHEAD
 from libsafe_nb.compat.session import Session
 from libsafe_nb.errors import NotFound, PlatformError
 from libsafe_nb.shapes import Condition
@@ -36,8 +37,12 @@ class Files(Sequence[Item]):
         return f"<{len(self)} files of container {self._container}>"
 
     def __iter__(self) -> Iterator[Item]:
+        prefetch = self._session.prefetch
         for number in range(-(-len(self) // BATCH)):
-            yield from self._look_up(number)
+            rows = self._look_up(number)
+            for place, row in enumerate(rows, 1):
+                prefetch.handing_out(row, rows[place : place + AHEAD], lambda: self._session.storage)
+                yield row
 
     @overload
     def __getitem__(self, index: int) -> Item: ...

@@ -26,7 +26,7 @@ from libsafe_nb.shapes import Container, Descriptor
 from libsafe_nb.storage import Stored
 
 if TYPE_CHECKING:
-    from libsafe_nb.compat.session import Session
+    from libsafe_nb.compat.session import Attached, Session
 
 ENDED = {"COMPLETED": True, "FAILED": False, "CANCELLED": False}
 """The statuses that end a job, and the verdict that each is."""
@@ -89,7 +89,7 @@ class Outbox:
         attached = self._session.attached
         if attached is not None and job == attached.job:
             # The runner writes it, filtered: a message is kept for as long as the record, and may quote a key.
-            attached.door.call("log", message=text, type=type, file_id=file_id)
+            attached.give("job", "log", message=text, type=type, file_id=file_id)
             return
         text = self._session.secrets.clean(text)
         event = {"kind": "message", "job": job, "type": type, "message": text, "file_id": file_id}
@@ -223,14 +223,20 @@ class Outbox:
         """
         attached = self._session.attached
         if attached is not None and self._session.own:
-            attached.door.call("settle", about=about)
+            attached.settle(about)
 
     def _left_to_the_run(self, event: dict[str, Any], file_id: str, **more: Any) -> bool:
-        """Give a write to the run, which has noted it on return; False where it is to be done here."""
+        """Give a write to the run, which sends it; False where it is to be done here."""
         attached = self._session.attached
         if attached is None or not self._session.own or not self._session.knows(file_id):
             return False
-        attached.door.call("write", effect=event, **more)
+        about = f"file {file_id}"
+        if more:
+            # The runner may know of a key in it that is not known here.
+            attached.given.add(about)
+            attached.door.call("write", effect=event, **more)
+        else:
+            attached.give(about, "write", effect=event)
         return True
 
     def _refuse_keys(self, text: str, where: str) -> None:
@@ -272,13 +278,22 @@ class Outbox:
         """
         attached = self._session.attached
         key = uuid.uuid4().hex
+        try:
+            with self._told_to(attached, event):
+                yield key
+        finally:
+            # What was fetched before may not be what is there now.
+            self._session.prefetch.forget()
+
+    @contextlib.contextmanager
+    def _told_to(self, attached: Attached | None, event: dict[str, Any]) -> Iterator[None]:
         if attached is None:
-            yield key
+            yield
             return
         self.settle()
         attached.tell({"kind": "intent", "effect": dict(event)})
         try:
-            yield key
+            yield
         except BaseException as exc:
             attached.tell({"kind": "failure", "effect": event, "error": f"{type(exc).__name__}: {exc}"})
             raise

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import door as door_
 from libsafe_nb import settings as settings_
+from libsafe_nb.compat.prefetch import Prefetch
 from libsafe_nb.errors import ExecutionError, SettingsError
 from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 from libsafe_nb.settings import S3Settings, Settings
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from libsafe_nb.door import DoorClient, Speaker
     from libsafe_nb.redact import SecretSet
     from libsafe_nb.storage import Storage
+
+
+GIVEN = 10_000
+"""Files about which something may be on its way, beyond which a function waits for all of it."""
 
 
 class Attached:
@@ -45,6 +50,8 @@ class Attached:
         In a replay, by file id: `path`, `version_id` and `size` of what is read in place of the current version.
     stubbed
         Whether this is a replay that changes nothing; a kernel has it in its environment.
+    given
+        About what something was given to the runner to send, since the last time that all of it had arrived.
     """
 
     def __init__(
@@ -62,11 +69,37 @@ class Attached:
         self.run, self.job, self.door = run, job, door
         self.socket_path = socket_path
         self.verdict: bool | None = None
+        self.given: set[str] = set()
+        # Another process of the function may give something in, of which this one does not know.
+        self.shared = False
         self.readings: weakref.WeakSet[Reading] = weakref.WeakSet()
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """Tell the runner of an effect. It has it on return, also if this process dies next."""
         self.door.tell("event", event=dict(event))
+
+    def give(self, about: str, do: str, **fields: Any) -> None:
+        """
+        Give the runner something to send about `file 12` or `job`. It has it on return, also if this process dies next.
+
+        Raises
+        ------
+        ExecutionError
+            The runner is gone.
+        """
+        if len(self.given) > GIVEN:
+            self.settle(None)
+        self.given.add(about)
+        self.door.post(do, **fields)
+
+    def settle(self, about: str | None) -> None:
+        """Wait until what was given about it has arrived; None: everything. Raises why it has not."""
+        if self.shared or (bool(self.given) if about is None else about in self.given):
+            self.door.call("settle", about=about)
+            if about is None:
+                self.given.clear()
+            else:
+                self.given.discard(about)
 
     def end(self, ok: bool) -> None:
         """Hand the verdict over; the first counts, save that False lowers it."""
@@ -75,6 +108,7 @@ class Attached:
     def forked(self) -> None:
         """In a forked child: knock at the door with a connection of its own, or two processes' lines would mix."""
         self.readings = weakref.WeakSet()
+        self.shared = True
         # Where the runner is gone, nobody is left whose lines could mix.
         with contextlib.suppress(ExecutionError):
             self.door = door_.connect(self.socket_path)
@@ -121,6 +155,7 @@ class Session:
         self._client: Client | None = None
         self._storage: Storage | None = None
         self._outbox: Outbox | None = None
+        self.prefetch = Prefetch(attached.pins if attached is not None else {})
 
     def __repr__(self) -> str:
         return f"Session({self.url!r})"
@@ -190,12 +225,14 @@ class Session:
         """In a forked child: forget the parent's connections, and the lock that one of its threads may hold."""
         self._making = threading.RLock()
         self._client = self._storage = None
+        self.prefetch.forget()
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         with self._making:
             client, storage = self._client, self._storage
             self._client = self._storage = None
+        self.prefetch.close()
         if client is not None:
             client.close()
         if storage is not None:
@@ -307,7 +344,12 @@ def _forked() -> None:
         _attached.forked()
 
 
-os.register_at_fork(after_in_child=_forked)
+def _has_forked() -> None:
+    if _attached is not None:
+        _attached.shared = True
+
+
+os.register_at_fork(after_in_child=_forked, after_in_parent=_has_forked)
 
 
 def _is_real(value: Any) -> bool:
