@@ -41,7 +41,7 @@ class Files(Sequence[Item]):
         for number in range(-(-len(self) // BATCH)):
             rows = self._look_up(number)
             for place, row in enumerate(rows, 1):
-                prefetch.handing_out(row, rows[place : place + AHEAD], lambda: self._session.storage)
+                prefetch.handing_out(row, rows[place : place + AHEAD])
                 yield row
 
     @overload

@@ -155,7 +155,7 @@ class Session:
         self._client: Client | None = None
         self._storage: Storage | None = None
         self._outbox: Outbox | None = None
-        self.prefetch = Prefetch(attached.pins if attached is not None else {})
+        self.prefetch = Prefetch(self)
 
     def __repr__(self) -> str:
         return f"Session({self.url!r})"

@@ -251,6 +251,16 @@ def _write_metadata(ask: Ask, file: int, metadata: Any) -> list[dict[str, Any]] 
     return found
 
 
+def bulk_metadata_get(ask: Ask) -> list[dict[str, Any]]:
+    ids = ask.fields().get("ids")
+    if not isinstance(ids, list):
+        raise Problem(400, "ids: expected a list")
+    files_ = [int(ask.file(number(each, name="ids"))["id"]) for each in ids]
+    return [
+        {"id": str(each), "metadata": descriptors.read(ask.db, descriptors.FILE, each)} for each in files_
+    ]
+
+
 def bulk_read(ask: Ask) -> int:
     """A run's notice of the files that it has read; answers how many it told."""
     ids = ask.fields().get("ids")

@@ -82,7 +82,9 @@ def get_metadata(file_id: Any, flatten: bool = False) -> Any:
     """
     here, file = session.current(), id_of(file_id)
     here.outbox.settle(f"file {file}")
-    found = here.client.metadata(file)
+    ready, found = here.prefetch.metadata(file)
+    if not ready:
+        found = here.client.metadata(file)
     return forms.flat(found) if flatten else found
 
 

@@ -44,14 +44,13 @@ def get_stream(storage: Storage | None, file: Any, *, connections: int = 1) -> O
         return None
     container = str(found.get("container_id") or (storage.container_id if storage else ""))
     reading = version = None
-    opened.prefetch.opened(id_of(found))
     if opened.attached is not None:
         pin = opened.attached.pins.get(id_of(found))
         if pin is not None:
             path, version = pin["path"], pin["version_id"]
         reading = Reading(opened.attached, container=container, file_id=id_of(found), path=path)
     try:
-        ready = opened.prefetch.take(container, path) if version is None else None
+        ready = opened.prefetch.opening(id_of(found), container, path) if version is None else None
         stream = opened.storage.open(
             container, path, version_id=version, observer=reading, connections=connections, ready=ready
         )
