@@ -163,7 +163,7 @@ class Deliveries:
         self._count: dict[str, int] = {}
         self._since = 0.0
         self._away_until = 0.0
-        self._hurried = 0
+        self._hurry_to = 0
         self._attempts = 0
         self._fault: Unreachable | None = None
         self._closed = False
@@ -201,20 +201,19 @@ class Deliveries:
             if not self._is_waiting(subject):
                 return
             begun = self._attempts
-            self._hurried += 1
-            self._changed.notify_all()
-            try:
-                while self._is_waiting(subject) and not self._closed:
-                    if self._fault is not None and self._attempts > begun:
-                        raise self._fault
-                    if not self._changed.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
-                        raise Unreachable(
-                            f"{len(self._waiting)} messages, hashes and metadata were not delivered in {seconds:g} s"
-                        )
-                if self._is_waiting(subject):
-                    raise Unreachable("the run has ended, and what still waits is delivered by its end")
-            finally:
-                self._hurried -= 1
+            while self._is_waiting(subject) and not self._closed:
+                if self._fault is not None and self._attempts > begun:
+                    raise self._fault
+                # Each asks for one more attempt, and not for attempts without a pause.
+                if self._hurry_to <= self._attempts:
+                    self._hurry_to = self._attempts + 1
+                    self._changed.notify_all()
+                if not self._changed.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
+                    raise Unreachable(
+                        f"{len(self._waiting)} messages, hashes and metadata were not delivered in {seconds:g} s"
+                    )
+            if self._is_waiting(subject):
+                raise Unreachable("the run has ended, and what still waits is delivered by its end")
 
     def close(self) -> None:
         """Send no more; a call under way counts as not answered."""
@@ -252,7 +251,7 @@ class Deliveries:
         """Seconds until there is something to do; None: until something comes."""
         if not self._waiting:
             return None
-        if self._hurried:
+        if self._attempts < self._hurry_to:
             return 0
         begin = self._since + (0 if len(self._waiting) >= MOST else LINGER)
         return max(max(begin, self._away_until) - time.monotonic(), 0)
