@@ -14,6 +14,7 @@ import hmac
 import json
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from libsafe_nb.connection import Connection
     from libsafe_nb.execution import CellState
     from libsafe_nb.models import Replay
+
+STALLED, HURRY, LOOK = 10.0, 2.0, 0.2
+"""Seconds without an arrival after which the end is not waited for; those of one who is in a hurry; of each look."""
 
 READS = 1000
 """Files in one notice of what was read."""
@@ -127,10 +131,23 @@ class Desk:
                 for start in range(0, len(ids), READS):
                     client.tell_reads(ids[start : start + READS])
 
-    def finish(self, seconds: float = BUDGET) -> None:
-        """Wait until all has arrived, at most so long; what was refused, and nobody was told of, lowers the verdict."""
-        with contextlib.suppress(Unreachable):
-            self._deliveries.settle(seconds=seconds)
+    def finish(self, hurried: Callable[[], bool] = lambda: False) -> None:
+        """
+        Wait until all has arrived, as long as something arrives; the rest is for the run's end.
+
+        What was refused, and nobody was told of, lowers the verdict. `hurried` says whether somebody waits for the end.
+        """
+        left, since = len(self.unsent), time.monotonic()
+        while left and time.monotonic() - since < (HURRY if hurried() else STALLED):
+            with contextlib.suppress(Unreachable):
+                self._deliveries.settle(seconds=LOOK)
+            # Whose platform refuses at once is not asked without a pause.
+            now = len(self.unsent)
+            if now < left:
+                since = time.monotonic()
+            elif now:
+                time.sleep(LOOK)
+            left = now
         if self._refused:
             self._verdict(ok=False)
 

@@ -39,7 +39,6 @@ from libsafe_nb.facts import Facts
 from libsafe_nb.interrupts import Interrupts
 from libsafe_nb.journal import SOCKETS, Journal
 from libsafe_nb.models import Published, Replay, Run
-from libsafe_nb.patience import BUDGET
 from libsafe_nb.payloads import Payload
 from libsafe_nb.plan import Plan, prepare, within
 from libsafe_nb.processes import ProcessId
@@ -272,7 +271,7 @@ def _journey(course: _Course) -> Run:
             )
 
         connection = plan.connection
-        if outcome.cause in ("terminated", "interrupted"):
+        if outcome.cause in ("terminated", "interrupted") or course.interrupts.seen:
             # Who sends a signal does not wait for minutes; what cannot be stored now is for a recovery.
             connection = cleanup.enter_context(contextlib.closing(connection.within(HURRY)))
         try:
@@ -458,10 +457,10 @@ def _at_the_door(
             course.fault = exc
             outcome = course.execution.outcome or _not_executed(plan, exc)
         course.interrupts.finishing = True
-        # Who sends a signal does not wait for minutes.
-        desk.finish(HURRY if outcome.cause in ("terminated", "interrupted") else BUDGET)
+        signalled = outcome.cause in ("terminated", "interrupted")
+        desk.finish(lambda: signalled or course.interrupts.seen)
         executed = _executed(course, journal, outcome)
-        if outcome.cause not in ("terminated", "interrupted"):
+        if not signalled:
             desk.tell_reads()
     with contextlib.suppress(OSError):
         journal.write(
