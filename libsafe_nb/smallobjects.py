@@ -80,7 +80,8 @@ class SmallObjects:
 
 
 def _store(storage: Storage) -> Any:
-    if os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE"):
+    plain = (storage.settings.endpoint or "").startswith("http:")
+    if not plain and (os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")):
         # Where others are trusted than the system's, boto3 knows whom.
         return None
     from obstore.store import S3Store
@@ -97,7 +98,7 @@ def _store(storage: Storage) -> Any:
         "credential_provider": lambda: keys,
         "region": settings.region or "us-east-1",
         "virtual_hosted_style_request": False,
-        "client_options": {"allow_http": True, **TIMEOUT},
+        "client_options": {"allow_http": plain, **TIMEOUT},
         "retry_config": {"max_retries": 0},
     }
     if settings.endpoint:
