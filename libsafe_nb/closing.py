@@ -301,18 +301,19 @@ def _deliver(journal: Journal, connection: Connection, job: str, unsent: Sequenc
     """What the function said and changed and has not arrived; the job is told of what is refused."""
     delivered = {key for each in journal.steps if each["step"] == "delivered" for key in each["keys"]}
     waiting = [each for each in unsent if each["key"] not in delivered]
-    refusals: list[Write] = []
+    notices: list[Write] = []
 
     def became(write: Write, refusal: PlatformError | None) -> None:
-        if refusal is not None and write["kind"] != "message":
-            refusals.append(deliveries.refused(write, refusal))
+        notice = None if refusal is None else deliveries.notice(write, refusal)
+        notices.extend([] if notice is None else [notice])
 
     sending = deliveries.Sending(connection.client, job, became)
     for start in range(0, len(waiting), deliveries.MOST):
         batch = waiting[start : start + deliveries.MOST]
         sending.send(batch)
-        sending.send(refusals)
-        refusals.clear()
+        told = list(notices)
+        notices.clear()
+        sending.send(told)
         _note(journal, "delivered", keys=[each["key"] for each in batch])
 
 

@@ -43,6 +43,12 @@ LARGE = 1024 * 1024
 AWAY = 15.0
 """Seconds in which nothing is tried after a call was not answered, unless somebody waits for it."""
 
+FULL = 20_000
+"""Writes on their way, beyond which whoever gives one in waits, unless the platform is away."""
+
+NOTICE = "-refused"
+"""How the key of a message ends that tells of a refusal."""
+
 CLOSES_WITHIN = 2.0
 """Seconds that `close` waits for the call under way."""
 
@@ -55,12 +61,6 @@ def about(write: Write) -> str:
     if write["kind"] == "message":
         return "job"
     return f"file {write['file_id']}" if write["kind"] == "hash" else f"{write['target']} {write['id']}"
-
-
-def described(write: Write) -> str:
-    """For a sentence: `hash md5 of file 12`."""
-    what = f"hash {write['algorithm']}" if write["kind"] == "hash" else write["kind"]
-    return f"{what} of {about(write)}"
 
 
 class Sending:
@@ -175,8 +175,10 @@ class Deliveries:
         with self._changed:
             return list(self._waiting.values())
 
-    def add(self, write: Write) -> None:
+    def add(self, write: Write, *, wait: bool = True) -> None:
         with self._changed:
+            while wait and len(self._waiting) >= FULL and self._fault is None and not self._closed:
+                self._changed.wait()
             if not self._waiting:
                 self._since = time.monotonic()
             self._waiting[write["key"]] = write
@@ -276,11 +278,7 @@ class Deliveries:
 
 
 def lines_of(write: Write, refusal: PlatformError | None) -> list[dict[str, Any]]:
-    """
-    What `events.jsonl` is told of a write that has arrived or was refused; the last line closes it.
-
-    Of a hash or of metadata that was refused the job is told too, about its own file: who gave it in has gone on.
-    """
+    """What `events.jsonl` is told of a write that has arrived or was refused; the last line closes it."""
     closing = {"kind": "sent", "key": write["key"]}
     if refusal is not None:
         closing = {"kind": "refused", "key": write["key"], "error": str(refusal)}
@@ -289,17 +287,27 @@ def lines_of(write: Write, refusal: PlatformError | None) -> list[dict[str, Any]
     effect = {name: value for name, value in write.items() if name not in ("key", "descriptors")}
     if refusal is None:
         return [effect, closing]
-    failure = {"kind": "failure", "effect": effect, "error": f"{type(refusal).__name__}: {refusal}"}
-    return [failure, refused(write, refusal), closing]
+    return [{"kind": "failure", "effect": effect, "error": f"{type(refusal).__name__}: {refusal}"}, closing]
 
 
-def refused(write: Write, refusal: PlatformError) -> dict[str, Any]:
-    """The message about a write that was refused after the function had gone on."""
+def notice(write: Write, refusal: PlatformError) -> dict[str, Any] | None:
+    """
+    The message with which the job is told of a refusal, as the function has gone on; None for a refused notice.
+
+    Of a hash or metadata it is an ERROR about the file; of a message, which the evidence has all the same, a WARNING.
+    """
+    key = f"{write['key']}{NOTICE}"
+    if write["kind"] == "message":
+        if str(write["key"]).endswith(NOTICE):
+            return None
+        text = f"not told: a message of {len(write['message'])} characters: {refusal}"
+        return {"kind": "message", "key": key, "type": "WARNING", "message": text, "file_id": None}
+    what = f"hash {write['algorithm']}" if write["kind"] == "hash" else write["kind"]
     return {
         "kind": "message",
-        "key": f"{write['key']}-refused",
+        "key": key,
         "type": "ERROR",
-        "message": f"not stored: the {described(write)}: {refusal}",
+        "message": f"not stored: the {what} of {about(write)}: {refusal}",
         "file_id": str(write.get("file_id") or write["id"]) if about(write).startswith("file") else None,
     }
 

@@ -269,13 +269,16 @@ class Desk:
 
     def _became(self, write: Write, refusal: PlatformError | None) -> None:
         *told, last = deliveries.lines_of(write, refusal)
+        notice = None if refusal is None else deliveries.notice(write, refusal)
+        told += [] if notice is None else [notice]
         events = [{**each, "at": _now()} for each in told]
         with self._lock:
             self.events += events
             self._append(*events, last)
         if refusal is not None and write["kind"] != "message":
             self._refused[deliveries.about(write)] = refusal
-            self._deliveries.add(deliveries.refused(write, refusal))
+        if notice is not None:
+            self._deliveries.add(notice, wait=False)
 
 
 def _now() -> str:

@@ -331,7 +331,9 @@ def _delivered(journal: Journal, connection: Connection, job: str) -> list[dict[
     at = datetime.now(UTC).isoformat(timespec="milliseconds")
 
     def became(write: deliveries.Write, refusal: PlatformError | None) -> None:
-        lines.extend({**each, "at": at} for each in deliveries.lines_of(write, refusal))
+        notice = None if refusal is None else deliveries.notice(write, refusal)
+        told = [*deliveries.lines_of(write, refusal), *([] if notice is None else [notice])]
+        lines.extend({**each, "at": at} for each in told)
         if refusal is not None and write["kind"] != "message":
             lines.append({"kind": "verdict", "ok": False})
 

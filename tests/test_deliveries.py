@@ -183,6 +183,22 @@ def test_an_outage_is_told_to_who_waits_and_loses_nothing(told, platform_, monke
     assert platform_.calls[-1] == ("messages", ["m0", "m1", "m2"])
 
 
+def test_whoever_gives_in_more_than_can_be_sent_waits(told, platform_, monkeypatch):
+    monkeypatch.setattr(deliveries, "FULL", 10)
+    platform_.held.clear()
+    adding = threading.Thread(target=lambda: [told.add("message", f"m{n}") for n in range(30)])
+    adding.start()
+    adding.join(0.3)
+
+    assert adding.is_alive()
+    assert len(told.deliveries.pending) == 10
+    platform_.held.set()
+    adding.join(10)
+    assert not adding.is_alive()
+    told.deliveries.settle()
+    assert [each for _, sent in platform_.calls for each in sent] == [f"m{n}" for n in range(30)]
+
+
 def test_what_is_closed_over_stays_pending(told, platform_):
     platform_.held.clear()
     told.add("hash", "a")
@@ -215,7 +231,14 @@ def test_lines_tell_what_is_unsent():
     assert third == {**metadata, "key": "3", "descriptors": descriptors}
     assert deliveries.unsent([*lines, {"kind": "sent", "key": "2"}]) == [first, third]
     *told, last = deliveries.lines_of(third, errors.NotFound("no"))
-    assert (last["kind"], [each["kind"] for each in told]) == ("refused", ["failure", "message"])
+    assert (last["kind"], [each["kind"] for each in told]) == ("refused", ["failure"])
+    notice = deliveries.notice(third, errors.NotFound("no"))
+    assert (notice["type"], notice["message"]) == ("ERROR", "not stored: the metadata of file 1: no")
+    assert (
+        deliveries.notice(message, errors.NotFound("no"))["message"]
+        == "not told: a message of 1 characters: no"
+    )
+    assert deliveries.notice(notice, errors.NotFound("no")) is None
     assert deliveries.lines_of(second, None) == [effect, {"kind": "sent", "key": "2"}]
 
 
@@ -316,6 +339,18 @@ def test_a_write_that_is_refused_later_fails_the_run_and_names_its_file(run, not
     assert [each["file_id"] for each in record["platform_writes"]] == [files[0], files[2]]
     assert {each["id"]: each["outcome"] for each in record["files"]}["999999999"] == "failure"
     assert connection.client.file(files[2])["hashes"] == {"md5": HELLO}
+
+
+def test_a_message_that_is_refused_is_told_and_in_the_evidence(run, notebook, connection, container):
+    """The platform takes no message of more than a million characters."""
+    cell = START + "request.log('x' * 2_000_000)\nrequest.log('next')\nrequest.job_end(True)\n"
+    done = run(notebook(cell))
+    told = said(connection, container)
+
+    assert done.status == "completed"
+    assert any(each.startswith("not told: a message of 2000000 characters: ") for each in told), told[:2]
+    assert "next" in told
+    assert len(messages_of(connection, container, done)[0]) == 2_000_000
 
 
 def test_a_refusal_that_a_function_meets_and_handles_is_its_own_matter(run, notebook, container):

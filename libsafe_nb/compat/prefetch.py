@@ -35,6 +35,9 @@ AHEAD = 48
 
 THREADS = 4
 
+WAIT = 1.0
+"""Seconds that the function waits for what is on its way, before it asks by itself."""
+
 FRESH = 2.0
 """Seconds after which what was fetched beforehand is not given out any more."""
 
@@ -98,8 +101,10 @@ class Prefetch:
             return None
         began, future = coming
         with contextlib.suppress(Exception):
-            found = future.result()
+            found = future.result(WAIT)
             return found if time.monotonic() - began < FRESH else None
+        # Whatever it is, it will not be better with the next ones.
+        self._streaks = dict.fromkeys(self._streaks, 0)
         return None
 
     def _fetch_bytes(self, row: Mapping[str, Any]) -> None:

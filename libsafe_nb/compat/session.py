@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from libsafe_nb import door as door_
 from libsafe_nb import settings as settings_
 from libsafe_nb.compat.prefetch import Prefetch
-from libsafe_nb.errors import ExecutionError, SettingsError
+from libsafe_nb.errors import ExecutionError, PlatformError, SettingsError
 from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 from libsafe_nb.settings import S3Settings, Settings
 
@@ -88,7 +88,12 @@ class Attached:
             The runner is gone.
         """
         if len(self.given) > GIVEN:
-            self.settle(None)
+            with contextlib.suppress(PlatformError):
+                self.settle(None)
+            if self.given:
+                # Away: from now on the runner is asked each time, which remembers all.
+                self.shared = True
+                self.given.clear()
         self.given.add(about)
         self.door.post(do, **fields)
 
