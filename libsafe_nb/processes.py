@@ -6,10 +6,7 @@ Linux: all of it is read from `/proc`.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,19 +107,3 @@ def _stat(pid: int | str) -> _Stat | None:
 def _processes() -> list[_Stat]:
     pids = [each.name for each in Path("/proc").iterdir() if each.name.isdigit()]
     return [found for found in map(_stat, pids) if found is not None]
-
-
-STANDING_BACK = 5
-"""By how much the niceness of a thread is raised that works beside another."""
-
-
-def stand_back() -> None:
-    """
-    Let this thread give way to the one that it works for, where both want the same core.
-
-    On Linux, where threads have a niceness of their own; elsewhere nothing is done.
-    """
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + STANDING_BACK)

@@ -6,7 +6,6 @@ import contextlib
 import threading
 
 from libsafe_nb.fetching import MIB, Fetcher, Opened, Source
-from libsafe_nb.processes import stand_back
 
 BLOCK = 8 * MIB
 """Bytes a block. The vendor's sample reads as much at a time, so no byte is copied."""
@@ -103,7 +102,6 @@ class ReadAhead:
             each.forget()
 
     def _work(self, fetcher: Fetcher) -> None:
-        stand_back()
         with contextlib.closing(fetcher):
             while (at := self._claim()) is not None:
                 try:

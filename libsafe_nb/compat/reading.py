@@ -9,7 +9,6 @@ import threading
 from typing import Any
 
 from libsafe_nb.compat.session import Attached
-from libsafe_nb.processes import stand_back
 
 LARGE = 1024 * 1024
 """A read of this many bytes or more is hashed on a thread, beside the author's own work."""
@@ -120,6 +119,5 @@ class _Digest:
 
 
 def _consume(feed: queue.Queue[bytes | None], into: hashlib._Hash) -> None:
-    stand_back()
     while (data := feed.get()) is not None:
         into.update(data)
