@@ -435,6 +435,11 @@ class Client:
         """Each item: `id`, `metadata` and perhaps its own `idempotency_key`. All are written, or none."""
         return self.call("bulk_metadata", json={"items": list(items)})
 
+    def metadata_of_many(self, files: Sequence[str]) -> dict[str, list[Descriptor] | None]:
+        """The descriptors of each file, by its id; None where it has none."""
+        found = self.call("bulk_metadata_get", json={"ids": list(files)})
+        return {str(each["id"]): each["metadata"] or None for each in found}
+
     def tell_reads(self, files: Sequence[str]) -> None:
         """Tell which files were read; ours, and only where the platform says in `health` that it listens."""
         self.call("bulk_read", json={"ids": list(files)})

@@ -22,8 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from libsafe_nb import chain, evidence, record
+from libsafe_nb import chain, deliveries, evidence, record
 from libsafe_nb.connection import KNOCK, Connection
+from libsafe_nb.deliveries import Write
 from libsafe_nb.errors import (
     ExecutionError,
     LibsafeError,
@@ -61,7 +62,7 @@ def close(
     facts: Facts,
     job: str,
     seal: Callable[[], Sealed],
-    unsent: Sequence[Mapping[str, Any]],
+    unsent: Sequence[Write],
     witness: Witness,
 ) -> Run:
     """
@@ -74,7 +75,7 @@ def close(
     seal
         Makes the evidence; called if it is not frozen yet.
     unsent
-        Messages of the function that did not reach the job, in order.
+        What the function said, and changed of files, and has not arrived (`deliveries.py`), in order.
     witness
         Who signs and stamps the link.
 
@@ -261,7 +262,7 @@ def _tell(
     connection: Connection,
     secrets: SecretSet,
     result: Run,
-    unsent: Sequence[Mapping[str, Any]],
+    unsent: Sequence[Write],
     link: chain.Link,
     warnings: Mapping[str, str],
 ) -> None:
@@ -270,11 +271,7 @@ def _tell(
     beside it, and the head of the container's chain, which so lies outside the container as well.
     """
     client = connection.client
-    delivered = {each["key"] for each in journal.steps if each["step"] == "delivered"}
-    for event in unsent:
-        if event["key"] not in delivered:
-            _deliver(connection, result.job, event)
-            _note(journal, "delivered", key=event["key"])
+    _deliver(journal, connection, result.job, unsent)
     told = {
         "evidence": (f"evidence: {result.evidence}", "INFO"),
         **{step: (text, "WARNING") for step, text in warnings.items()},
@@ -300,20 +297,24 @@ def _tell(
                 raise
 
 
-def _deliver(connection: Connection, job: str, event: Mapping[str, Any]) -> None:
-    """A message that the platform refuses with its file is told without it: the words matter most."""
-    text, file = str(event["message"]), event.get("file_id") or None
-    for about, wording in ((file, text), (None, f"{text} (file {file})")):
-        try:
-            connection.client.message(
-                job, wording, type=str(event["type"]), file=about, idempotency_key=str(event["key"])
-            )
-            return
-        except (Unreachable, StorageUnreachable):
-            raise
-        except PlatformError:
-            if about is None:
-                return
+def _deliver(journal: Journal, connection: Connection, job: str, unsent: Sequence[Write]) -> None:
+    """What the function said and changed and has not arrived; the job is told of what is refused."""
+    delivered = {key for each in journal.steps if each["step"] == "delivered" for key in each["keys"]}
+    waiting = [each for each in unsent if each["key"] not in delivered]
+    notices: list[Write] = []
+
+    def became(write: Write, refusal: PlatformError | None) -> None:
+        notice = None if refusal is None else deliveries.notice(write, refusal)
+        notices.extend([] if notice is None else [notice])
+
+    sending = deliveries.Sending(connection.client, job, became)
+    for start in range(0, len(waiting), deliveries.MOST):
+        batch = waiting[start : start + deliveries.MOST]
+        sending.send(batch)
+        told = list(notices)
+        notices.clear()
+        sending.send(told)
+        _note(journal, "delivered", keys=[each["key"] for each in batch])
 
 
 def _close_job(connection: Connection, result: Run) -> None:

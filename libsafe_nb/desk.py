@@ -1,8 +1,9 @@
 """
 What the runner does for the kernel that knocks at the door: hand out the keys once, note effects, write to the job, run errands.
 
-A message of the function is written down before it is sent, and is not lost when the platform is away: `log` then
-returns all the same, and the message is sent, in its place, with the next that gets through, or at the run's end.
+Messages, hashes and metadata of the function are written down first and sent in the background (`deliveries.py`): the
+function goes on meanwhile, also while the platform is away. They have arrived before it reads what they change, before
+`job_end` returns, and at the run's end; one that was refused is told to the job and makes the run a failed one.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import record
+from libsafe_nb import deliveries, record
+from libsafe_nb.deliveries import Deliveries, Write
 from libsafe_nb.errands import Errands
 from libsafe_nb.errors import PlatformError, Unreachable, UsageError
 from libsafe_nb.patience import BUDGET
@@ -34,11 +36,11 @@ if TYPE_CHECKING:
     from libsafe_nb.execution import CellState
     from libsafe_nb.models import Replay
 
+STALLED, HURRY, LOOK = 10.0, 2.0, 0.2
+"""Seconds without an arrival after which the end is not waited for; those of one who is in a hurry; of each look."""
+
 READS = 1000
 """Files in one notice of what was read."""
-
-AWAY = 15.0
-"""Seconds in which no message is tried after one was not answered: a function that logs much would wait at each."""
 
 
 class Desk:
@@ -90,9 +92,9 @@ class Desk:
         self.fault: OSError | None = None
         self._nonce_spent = False
         self._lock = threading.Lock()
-        self._speaking = threading.Lock()
-        self._unsent: list[dict[str, Any]] = []
-        self._away_until = 0.0
+        self._deliveries = Deliveries(self._connection.client, job, self._became)
+        self._refused: dict[str, PlatformError] = {}
+        self._adding = threading.Lock()
         self._log = -1
         try:
             self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -100,8 +102,9 @@ class Desk:
             self.fault = exc
 
     def close(self) -> None:
-        """Force what was noted to the disk, and take no more; a message that is still being sent counts as unsent."""
+        """Force what was noted to the disk, and take no more; what is still being sent counts as unsent."""
         self._connection.close()
+        self._deliveries.close()
         self._errands.close()
         with self._lock:
             log, self._log = self._log, -1
@@ -132,10 +135,30 @@ class Desk:
         """Note what has become of the functions that this one called, at the run's end."""
         self._errands.settle_calls()
 
+    def finish(self, hurried: Callable[[], bool] = lambda: False) -> None:
+        """
+        Wait until all has arrived, as long as something arrives; the rest is for the run's end.
+
+        What was refused, and nobody was told of, lowers the verdict. `hurried` says whether somebody waits for the end.
+        """
+        left, since = len(self.unsent), time.monotonic()
+        while left and time.monotonic() - since < (HURRY if hurried() else STALLED):
+            with contextlib.suppress(Unreachable):
+                self._deliveries.settle(seconds=LOOK)
+            # Whose platform refuses at once is not asked without a pause.
+            now = len(self.unsent)
+            if now < left:
+                since = time.monotonic()
+            elif now:
+                time.sleep(LOOK)
+            left = now
+        if self._refused:
+            self._verdict(ok=False)
+
     @property
-    def unsent(self) -> list[dict[str, Any]]:
-        """Messages of the function that have not reached the job, in order; of one being sent nothing is known yet."""
-        return list(self._unsent)
+    def unsent(self) -> list[Write]:
+        """What the function has said and changed and has not arrived, in order; of what is being sent nothing is known yet."""
+        return self._deliveries.pending
 
     def answer(self, do: str, fields: dict[str, Any]) -> Any:
         """One request from the door; the methods below and `errands.py` have the words it knows."""
@@ -144,6 +167,8 @@ class Desk:
             "event": self._event,
             "verdict": self._verdict,
             "log": self._message,
+            "write": self._write,
+            "settle": self._settle,
             "end": self._verdict,
             **self._errands.known,
         }
@@ -168,8 +193,17 @@ class Desk:
         }
 
     def _event(self, *, event: dict[str, Any]) -> None:
+        self._note({**self._clean(event), "at": _now()})
+
+    def _clean(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Without secrets, and without half characters: one that cannot be sent would wait for ever."""
+        # Most hold nothing, and one look at all their words is a tenth of a look at each.
+        words = "\n".join(_words(event))
+        if words.isascii() and not self._secrets.suspects_text(words):
+            return event
         clean, _ = redact_value(event, self._secrets)
-        self._note({**clean, "at": datetime.now(UTC).isoformat(timespec="milliseconds")})
+        found: dict[str, Any] = record.plain(clean)
+        return found
 
     def cell(self, state: CellState) -> None:
         """Note a cell's start or end, which the notebook's last save may not tell."""
@@ -182,75 +216,94 @@ class Desk:
             self.events.append(event)
             self._append(event)
 
-    def _append(self, line: dict[str, Any]) -> None:
-        """Write a line; the caller holds the lock. What comes after `close` is not written any more."""
+    def _append(self, *lines: dict[str, Any]) -> None:
+        """Write lines; the caller holds the lock. What comes after `close` is not written any more."""
         try:
-            os.write(self._log, json.dumps(line).encode() + b"\n")
+            os.write(self._log, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         except OSError as exc:
             self.fault = exc
 
     def _verdict(self, *, ok: bool) -> bool:
+        with contextlib.suppress(Unreachable):
+            self._deliveries.settle()
         with self._lock:
+            ok = ok and not self._refused
             self.verdict = bool(ok) if self.verdict is None else self.verdict and bool(ok)
             self._append({"kind": "verdict", "ok": self.verdict})
             return self.verdict
 
     def _message(self, *, message: str, type: str = "INFO", file_id: str | None = None) -> None:
-        # Half characters cannot be sent: one would stay at the head of what waits, now and in every recovery.
-        event: dict[str, Any] = record.plain(
+        event = self._clean(
             {
                 "kind": "message",
                 "key": uuid.uuid4().hex,
                 "type": type,
-                "message": self._secrets.clean(message),
+                "message": message,
                 "file_id": file_id or None,
             }
         )
-        with self._speaking:
-            self._event(event=event)
-            self._unsent.append(event)
-            self._send()
+        # One at a time, so that they are sent in the order in which they are written down.
+        with self._adding:
+            self._note({**event, "at": _now()})
+            self._deliveries.add(event)
 
-    def _send(self) -> None:
-        """Send what waits, in order, as far as the platform takes it; raises what it says of the newest."""
-        while self._unsent and time.monotonic() >= self._away_until:
-            event = self._unsent[0]
-            try:
-                self._connection.client.message(
-                    self._job,
-                    event["message"],
-                    type=event["type"],
-                    file=event["file_id"],
-                    idempotency_key=event["key"],
-                )
-            except Unreachable:
-                self._away_until = time.monotonic() + AWAY
-                return
-            except PlatformError as exc:
-                self._unsent.pop(0)
-                with self._lock:
-                    self._append({"kind": "refused", "key": event["key"], "error": str(exc)})
-                if not self._unsent:
-                    raise
-            else:
-                self._unsent.pop(0)
-                with self._lock:
-                    self._append({"kind": "sent", "key": event["key"]})
+    def _write(self, *, effect: dict[str, Any], descriptors: list[Any] | None = None) -> None:
+        """A hash, or with `descriptors` metadata, to be stored in the background; noted on return."""
+        clean = self._clean(effect)
+        line: dict[str, Any] = {"kind": "intent", "effect": clean, "key": uuid.uuid4().hex}
+        if descriptors is not None:
+            from libsafe_nb.compat.writing import refuse
+
+            text = json.dumps(descriptors, ensure_ascii=False)
+            where = f"metadata of {clean['target']} {clean['id']}"
+            refuse(((span.secret, span.form) for span in self._secrets.find(text)), where)
+            line["descriptors"] = record.plain(descriptors)
+        write = deliveries.of_line(line)
+        assert write is not None
+        with self._adding:
+            self._note(line)
+            self._deliveries.add(write)
+
+    def _settle(self, *, about: str | None = None) -> None:
+        """Wait until what was given in has arrived; raises why what is asked about was refused, once."""
+        self._deliveries.settle(about)
+        refusal = self._refused.pop(about, None) if about is not None else None
+        if refusal is not None:
+            raise refusal
+
+    def _became(self, write: Write, refusal: PlatformError | None) -> None:
+        *told, last = deliveries.lines_of(write, refusal)
+        notice = None if refusal is None else deliveries.notice(write, refusal)
+        told += [] if notice is None else [notice]
+        events = [{**each, "at": _now()} for each in told]
+        with self._lock:
+            self.events += events
+            self._append(*events, last)
+        if refusal is not None and write["kind"] != "message":
+            self._refused[deliveries.about(write)] = refusal
+        if notice is not None:
+            self._deliveries.add(notice, wait=False)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _words(value: Any) -> Iterator[str]:
+    """All text in a value, names included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield str(name)
+            yield from _words(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _words(each)
 
 
 OWN = frozenset({"sent", "refused", "verdict", "cell"})
 """Kinds of lines in `events.jsonl` that are no events of the function."""
-
-
-def unsent(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of what `events.jsonl` holds, the messages that were neither sent nor refused."""
-    waiting: dict[str, Mapping[str, Any]] = {}
-    for event in events:
-        if event.get("kind") == "message" and "key" in event:
-            waiting[event["key"]] = event
-        elif event.get("kind") in ("sent", "refused"):
-            waiting.pop(event.get("key", ""), None)
-    return list(waiting.values())
 
 
 def cells(events: Iterable[Mapping[str, Any]]) -> list[CellState]:

@@ -139,6 +139,8 @@ class Speaker(Protocol):
 
     def tell(self, do: str, **fields: Any) -> None: ...
 
+    def post(self, do: str, **fields: Any) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -184,6 +186,18 @@ class DoorClient:
     def tell(self, do: str, **fields: Any) -> None:
         """Send without waiting: the runner has it even if this process dies next. Lost if the runner is gone."""
         with self._lock, contextlib.suppress(errors.ExecutionError):
+            self._send({"do": do, "quiet": True, **fields})
+
+    def post(self, do: str, **fields: Any) -> None:
+        """
+        As `tell`, for what the function is to know of if nobody takes it.
+
+        Raises
+        ------
+        ExecutionError
+            The runner is gone.
+        """
+        with self._lock:
             self._send({"do": do, "quiet": True, **fields})
 
     def close(self) -> None:

@@ -106,6 +106,9 @@ ENDPOINTS: dict[str, Endpoint] = {
     ),
     "bulk_hash": Endpoint("POST", "/file/bulk/hash", "unverified", "store many hashes"),
     "bulk_metadata": Endpoint("POST", "/file/bulk/metadata", "unverified", "write descriptors of many files"),
+    "bulk_metadata_get": Endpoint(
+        "POST", "/file/bulk/metadata/get", "unverified", "read descriptors of many files, by `ids`"
+    ),
     "bulk_read": Endpoint(
         "POST",
         "/file/bulk/read",

@@ -64,7 +64,12 @@ class Errands:
             stubbed=replay is not None and replay.stub,
         )
         self._session = Session(
-            connection.settings.url, connection.settings.key_user, connection.s3, attached, secrets=secrets
+            connection.settings.url,
+            connection.settings.key_user,
+            connection.s3,
+            attached,
+            secrets=secrets,
+            own=True,
         )
         self._payload, self._job = payload, job
         self._files = [
@@ -163,6 +168,9 @@ class _Within:
         return self._answer(do, fields)
 
     def tell(self, do: str, **fields: Any) -> None:
+        self._answer(do, fields)
+
+    def post(self, do: str, **fields: Any) -> None:
         self._answer(do, fields)
 
     def close(self) -> None:

@@ -57,6 +57,11 @@ class Interrupts:
         """There is a job from now on: a signal waits for `check`."""
         self._holding = True
 
+    @property
+    def seen(self) -> bool:
+        """Whether a signal came while the run was being finished."""
+        return self._seen
+
     def check(self) -> None:
         """Raise `RunCancelled` if a signal waits."""
         if self._waiting is not None:

@@ -32,7 +32,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import chain, closing, desk, dossier, evidence, lease, record, supplied
+from libsafe_nb import chain, closing, deliveries, desk, dossier, evidence, lease, record, supplied
 from libsafe_nb import settings as settings_
 from libsafe_nb import witness as witnesses
 from libsafe_nb.connection import Connection, connect
@@ -291,7 +291,7 @@ def _finish(journal: Journal, facts: Facts, connection: Connection, witness: Wit
         return Recovered(
             facts.run, "", facts.container, "nothing", None, "no job is known of it, and no cell of it ran"
         )
-    lines = list(read_lines(journal.folder / "events.jsonl"))
+    lines = _delivered(journal, connection, job)
 
     def sealed() -> Sealed:
         return seal(_story(journal, facts, job, lines, last_sign, missing), secrets)
@@ -303,7 +303,7 @@ def _finish(journal: Journal, facts: Facts, connection: Connection, witness: Wit
         facts=facts,
         job=job,
         seal=sealed,
-        unsent=desk.unsent(lines),
+        unsent=deliveries.unsent(lines),
         witness=witness,
     )
     if done.evidence is None and done.cause == "secrets":
@@ -316,6 +316,38 @@ def _finish(journal: Journal, facts: Facts, connection: Connection, witness: Wit
     return Recovered(
         facts.run, job, facts.container, done.status, done.evidence, "evidence stored, job ended"
     )
+
+
+def _delivered(journal: Journal, connection: Connection, job: str) -> list[dict[str, Any]]:
+    """
+    The lines of `events.jsonl`, after what the function said and changed was delivered, if the evidence may still tell
+    what became of it.
+    """
+    place = journal.folder / "events.jsonl"
+    lines = list(read_lines(place))
+    waiting = deliveries.unsent(lines)
+    if not waiting or journal.step("frozen") or journal.step("refused"):
+        return lines
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+
+    def became(write: deliveries.Write, refusal: PlatformError | None) -> None:
+        notice = None if refusal is None else deliveries.notice(write, refusal)
+        told = [*deliveries.lines_of(write, refusal), *([] if notice is None else [notice])]
+        lines.extend({**each, "at": at} for each in told)
+        if refusal is not None and write["kind"] != "message":
+            lines.append({"kind": "verdict", "ok": False})
+
+    sending = deliveries.Sending(connection.client, job, became)
+    for start in range(0, len(waiting), deliveries.MOST):
+        known = len(lines)
+        try:
+            sending.send(waiting[start : start + deliveries.MOST])
+        finally:
+            # Begins on a line of its own: the runner died within one, perhaps.
+            text = "".join("\n" + json.dumps(each) for each in lines[known:])
+            with contextlib.suppress(OSError), place.open("a") as file:
+                file.write(text + "\n")
+    return lines
 
 
 def _job(journal: Journal, facts: Facts, connection: Connection) -> str:

@@ -279,7 +279,7 @@ def _journey(course: _Course) -> Run:
             )
 
         connection = plan.connection
-        if outcome.cause in ("terminated", "interrupted"):
+        if outcome.cause in ("terminated", "interrupted") or course.interrupts.seen:
             # Who sends a signal does not wait for minutes; what cannot be stored now is for a recovery.
             connection = cleanup.enter_context(contextlib.closing(connection.within(HURRY)))
         try:
@@ -466,8 +466,10 @@ def _at_the_door(
             course.fault = exc
             outcome = course.execution.outcome or _not_executed(plan, exc)
         course.interrupts.finishing = True
+        signalled = outcome.cause in ("terminated", "interrupted")
+        desk.finish(lambda: signalled or course.interrupts.seen)
         executed = _executed(course, journal, outcome)
-        if outcome.cause not in ("terminated", "interrupted"):
+        if not signalled:
             desk.tell_reads()
             desk.settle_calls()
     with contextlib.suppress(OSError):

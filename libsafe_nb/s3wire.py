@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from libsafe_nb import errors, wholehead
-from libsafe_nb.objectstream import Broken, Opened, close_body
+from libsafe_nb.fetching import Broken, Opened, close_body
 from libsafe_nb.patience import Patience, moment, retry_after
 from libsafe_nb.settings import S3Settings
 
@@ -37,6 +37,7 @@ TIMEOUT = (5, 60)
 """Seconds to wait for a connection, and for each further byte: the last try may outlast a call's budget by so much."""
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 _MISSING = {"NoSuchKey", "NoSuchVersion", "NotFound", "404", "MethodNotAllowed", "405"}
 _DENIED = {
@@ -361,7 +362,7 @@ class Boundary:
             )
         if code in _NOT_NOW or code in _PASSING or status == "429" or status in ("500", "502", "503", "504"):
             return self._unanswered(f"{status} {code}".strip())
-        return self._error(errors.StorageError, f"{status} {code}: {message}")
+        return self._error(errors.StorageError, f"{status} {code}: {message}", code=code)
 
     def _unreachable(self, exc: Exception) -> errors.StorageError:
         # botocore's own sentence names the URL, whose query may hold a signature.
@@ -407,18 +408,19 @@ def _iso(value: Any) -> float | None:
 
 def opened(answer: Mapping[str, Any], start: int, key: str) -> Opened:
     """What a GET from `start` told: the size is that of the whole object."""
-    size = int(answer["ContentLength"])
-    found = answer.get("ContentRange")
-    if start:
-        # A server without ranges answers the whole object; its bytes would be taken for those from `start`.
-        if not found or not str(found).startswith(f"bytes {start}-"):
-            answer["Body"].close()
-            raise errors.StorageError(
-                f"{key}: expected bytes from {start}, found {found or 'the whole object'}", key=key
-            )
-        size = int(str(found).rpartition("/")[2])
+    size = end = int(answer["ContentLength"])
+    found = _RANGE.fullmatch(str(answer.get("ContentRange") or ""))
+    if found:
+        end, size = int(found[2]) + 1, int(found[3])
+    # A server without ranges answers the whole object; its bytes would be taken for those from `start`.
+    if (int(found[1]) if found else 0) != start:
+        answer["Body"].close()
+        raise errors.StorageError(
+            f"{key}: expected bytes from {start}, found {answer.get('ContentRange') or 'the whole object'}",
+            key=key,
+        )
     stored = answer.get("Metadata", {}).get("sha256")
-    return Opened(answer["Body"], start, size, etag(answer["ETag"]), version(answer), stored)
+    return Opened(answer["Body"], start, end, size, etag(answer["ETag"]), version(answer), stored)
 
 
 def take(body: Any, size: int) -> bytes:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
+import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,9 +21,11 @@ from typing import Any, BinaryIO
 from libsafe_nb import s3wire
 from libsafe_nb.digests import digest
 from libsafe_nb.errors import ObjectNotFound, PreconditionFailed, StorageError, UsageError
+from libsafe_nb.fetching import Opened, Source
+from libsafe_nb.listing import Listing
 from libsafe_nb.multipart import Copying, Upload
 from libsafe_nb.objects import ObjectInfo, ObjectVersion, Stored
-from libsafe_nb.objectstream import ObjectStream, Observer, Opened, Source
+from libsafe_nb.objectstream import ObjectStream, Observer
 from libsafe_nb.patience import BUDGET, Patience
 from libsafe_nb.settings import S3Settings
 
@@ -30,13 +33,10 @@ __all__ = ["ObjectInfo", "ObjectStream", "ObjectVersion", "Storage", "Stored"]
 
 COPY = 8 * 1024 * 1024
 
-_NEXT_OBJECT = {"NextContinuationToken": "ContinuationToken"}
-_NEXT_VERSION = {"NextKeyMarker": "KeyMarker", "NextVersionIdMarker": "VersionIdMarker"}
-
 _TYPES = {".ipynb": "application/x-ipynb+json", ".jsonl": "application/jsonl", ".md": "text/markdown"}
 
 
-class Storage:
+class Storage(Listing):
     """
     The objects of one bucket. Safe to use from several threads; made and pickled without connecting.
 
@@ -57,6 +57,7 @@ class Storage:
         self.bucket = settings.bucket
         self._made: Any = None
         self._making = threading.Lock()
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         return f"Storage({self.settings.endpoint or 'AWS'!r}, bucket {self.bucket!r})"
@@ -310,11 +311,21 @@ class Storage:
         *,
         version_id: str | None = None,
         observer: Observer | None = None,
+        connections: int = 1,
+        ready: Opened | None = None,
     ) -> ObjectStream:
         """
         Open an object for reading, seekable, without downloading it whole.
 
         Without `version_id` it is the current version, and a read fails once another one took its place.
+
+        Parameters
+        ----------
+        connections
+            How many GETs fetch at once what is read in order. One is the fastest where the storage is near; where it
+            takes long to answer, 4 to 8 wait at the same time.
+        ready
+            The answer to the first GET, if it is here already.
 
         Raises
         ------
@@ -323,19 +334,31 @@ class Storage:
         """
         key = self.key(container, path)
 
-        def open_at(start: int, etag: str | None) -> Opened:
-            arguments: dict[str, Any] = {}
+        def open_at(start: int, length: int, etag: str | None, stop: threading.Event) -> Opened:
+            arguments: dict[str, Any] = {"Range": f"bytes={start}-{start + length - 1}"}
             if version_id is not None:
                 arguments["VersionId"] = version_id
-            if start:
-                arguments["Range"] = f"bytes={start}-"
             if etag is not None:
                 arguments["IfMatch"] = s3wire.quoted(etag)
-            # An object that is gone or replaced since it was opened is a changed one, not a missing one.
-            return s3wire.opened(self.call("get_object", key, opened=etag, **arguments), start, key)
 
+            def get() -> Mapping[str, Any]:
+                # An object that is gone or replaced since it was opened is a changed one, not a missing one.
+                return self.call("get_object", key, opened=etag, stop=stop, **arguments)
+
+            try:
+                answer = get()
+            except StorageError as exc:
+                if start or exc.facts.get("code") != "InvalidRange":
+                    raise
+                # An empty object has no range.
+                del arguments["Range"]
+                answer = get()
+            return s3wire.opened(answer, start, key)
+
+        if connections < 1:
+            raise UsageError(f"connections: expected 1 or more, found {connections}")
         source = Source(f"{self.bucket}/{key}", open_at, s3wire.take, self.budget)
-        return ObjectStream(source, observer=observer)
+        return ObjectStream(source, observer=observer, connections=connections, ready=ready)
 
     def head(self, container: str, path: str, *, version_id: str | None = None) -> ObjectInfo:
         key = self.key(container, path)
@@ -352,45 +375,6 @@ class Storage:
             metadata=answer.get("Metadata", {}),
         )
 
-    def list(
-        self, container: str, prefix: str = "", *, after: str = "", page: int = 1000
-    ) -> Iterator[ObjectInfo]:
-        """
-        The current objects of a container whose path begins with `prefix`, by path.
-
-        `after` begins behind that path; `page` is how many are asked for at once.
-        """
-        start = {"StartAfter": self.key(container, after)} if after else {}
-        for found in self._pages("list_objects_v2", container, prefix, _NEXT_OBJECT, start, page):
-            for each in found.get("Contents", ()):
-                yield ObjectInfo(
-                    container=container,
-                    path=each["Key"].partition("/")[2],
-                    size=each["Size"],
-                    etag=s3wire.etag(each["ETag"]),
-                    last_modified=each["LastModified"],
-                )
-
-    def folder(self, container: str, folder: str = "", *, page: int = 1000) -> Iterator[ObjectInfo | str]:
-        """
-        What lies in a folder: of each page first the names of the folders in it, then the files, each by name.
-
-        A folder is what keys have in common. One that is there by itself has a marker, an empty object whose key ends
-        with a slash, which is left out here.
-        """
-        below = f"{folder.strip('/')}/" if folder.strip("/") else ""
-        if below:
-            self.key(container, below[:-1])
-        for found in self._pages("list_objects_v2", container, below, _NEXT_OBJECT, {}, page, Delimiter="/"):
-            for each in found.get("CommonPrefixes", ()):
-                yield each["Prefix"].partition("/")[2][len(below) :].rstrip("/")
-            for each in found.get("Contents", ()):
-                path = each["Key"].partition("/")[2]
-                if path != below:
-                    yield ObjectInfo(
-                        container, path, each["Size"], s3wire.etag(each["ETag"]), each["LastModified"]
-                    )
-
     def make_folder(self, container: str, folder: str) -> None:
         """
         Leave a marker, so that the folder is there without a file in it; one that is there already is fine.
@@ -404,33 +388,6 @@ class Storage:
     def remove_folder(self, container: str, folder: str) -> None:
         """Remove a folder's marker, if it has one; what lies in the folder stays."""
         self.call("delete_object", self.key(container, folder.strip("/")) + "/")
-
-    def versions(
-        self, container: str, prefix: str = "", *, after: str = "", page: int = 1000
-    ) -> Iterator[ObjectVersion]:
-        """
-        Every version and delete marker, by path; of one path within one page the newest first.
-
-        `after` begins behind that path; `page` is how many are asked for at once.
-        """
-        start = {"KeyMarker": self.key(container, after)} if after else {}
-        for part in self._pages("list_object_versions", container, prefix, _NEXT_VERSION, start, page):
-            found = [(each, False) for each in part.get("Versions", ())]
-            found += [(each, True) for each in part.get("DeleteMarkers", ())]
-            # Newest first within a path, by two stable sorts.
-            found.sort(key=lambda pair: pair[0]["LastModified"], reverse=True)
-            found.sort(key=lambda pair: (pair[0]["Key"], not pair[0].get("IsLatest", False)))
-            for each, deleted in found:
-                yield ObjectVersion(
-                    container=container,
-                    path=each["Key"].partition("/")[2],
-                    size=each.get("Size", 0),
-                    etag=s3wire.etag(each.get("ETag", "")),
-                    last_modified=each["LastModified"],
-                    version_id=each["VersionId"],
-                    latest=bool(each.get("IsLatest")),
-                    deleted=deleted,
-                )
 
     def age(self, container: str, path: str) -> float:
         """Seconds since the object was stored, by the clock of the storage; 0.0 where it does not tell its time."""
@@ -469,7 +426,9 @@ class Storage:
 
     @property
     def connected(self) -> Any:
-        """The boto3 client, made at the first use."""
+        """The boto3 client, made at the first use, and anew in a forked process: the connections are its parent's."""
+        if self._process != os.getpid():
+            self._process, self._making, self._made = os.getpid(), threading.Lock(), None
         with self._making:
             if self._made is None:
                 self._made = s3wire.connect(self.settings)
@@ -499,35 +458,6 @@ class Storage:
             # Making the client took up to a second.
             patience.begin()
             return s3wire.Call(operation, send, arguments, patience, settle, stop or threading.Event()).run()
-
-    def _pages(
-        self,
-        operation: str,
-        container: str,
-        prefix: str,
-        following: Mapping[str, str],
-        start: Mapping[str, Any],
-        size: int,
-        **fixed: Any,
-    ) -> Iterator[Mapping[str, Any]]:
-        """
-        Pages of at most `size` each; `fixed` are arguments of each of them.
-
-        `start` are the arguments of the first page that say where it begins; `following` tells which fields of a page
-        are which such arguments of the next.
-        """
-        if not container or "/" in container:
-            raise UsageError(f"container {container!r}: expected an id")
-        below = f"{container}/{prefix.removeprefix('/')}"
-        place = dict(start)
-        while True:
-            # Page by page, and not by boto3's paginator: each is a call of its own, with its own budget.
-            page = self.call(operation, None, Prefix=below, MaxKeys=size, **fixed, **place)
-            yield page
-            before, place = place, {to: page[name] for name, to in following.items() if page.get(name)}
-            # The same place twice would page for ever.
-            if not page["IsTruncated"] or not place or place == before:
-                return
 
     def check_digest(self, stream: ObjectStream, found: str) -> None:
         """Raise `StorageError` where the digest that was stored with an object is not that of the bytes that were read."""

@@ -225,7 +225,8 @@ def _session(base: str, key: str) -> requests.Session:
     # Proxies and the certificate bundle are read from the environment once: requests would do it at each call.
     session.proxies.update(requests.utils.get_environ_proxies(base))
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    session.verify = bundle or True
+    # Of plain HTTP there is nothing to verify, and requests would look for the certificates on the disk at each call.
+    session.verify = (bundle or True) if base.startswith("https:") else False
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     adapter = HTTPAdapter(pool_connections=4, pool_maxsize=32, max_retries=0)

@@ -23,7 +23,7 @@ from engine_runs import wait_for
 from test_run import START, command_environment
 
 import libsafe_nb
-from libsafe_nb import chain, closing, desk, errors, evidence, lease, recover, runner, witness
+from libsafe_nb import chain, closing, deliveries, desk, errors, evidence, lease, recover, runner, witness
 from libsafe_nb.connection import connect
 from libsafe_nb.journal import Journal
 from libsafe_nb.record import timestamp
@@ -345,21 +345,27 @@ def test_messages_of_an_outage_come_later_and_in_order(
     """The function goes on although nobody takes its messages, and none is lost or told twice."""
     from libsafe_nb.client import Client
 
-    monkeypatch.setattr(desk, "AWAY", 0.0)
-    message, calls = Client.message, []
+    monkeypatch.setattr(deliveries, "AWAY", 0.0)
+    monkeypatch.setattr(deliveries, "LINGER", 0.0)
+    message, many, calls = Client.message, Client.message_many, []
 
-    def flaky(self, job, text, **options):
-        calls.append(text)
-        if text.startswith("message") and len(calls) % 3:
-            raise errors.Unreachable("the platform is away")
-        return message(self, job, text, **options)
+    def flaky(send):
+        def sent(self, job, what, **options):
+            calls.append(what)
+            if "message" in str(what) and len(calls) % 3:
+                raise errors.Unreachable("the platform is away")
+            return send(self, job, what, **options)
 
-    monkeypatch.setattr(Client, "message", flaky)
+        return sent
+
+    monkeypatch.setattr(Client, "message", flaky(message))
+    monkeypatch.setattr(Client, "message_many", flaky(many))
     cell = START + "for n in range(20): request.log(f'message {n}')"
     done = libsafe_nb.run(None, notebook(cell), container=container, settings=settings)
 
     if done.exit_code == 3:
         monkeypatch.setattr(Client, "message", message)
+        monkeypatch.setattr(Client, "message_many", many)
         recovered(settings)
     told = [each for each in said(connection, container) if each.startswith("message")]
     assert told == [f"message {n}" for n in range(20)]

@@ -31,9 +31,18 @@ class Runner:
     def __init__(self, settings, job):
         self.settings, self.job = settings, job
         self.events, self.verdict, self.nonce, self.extra = [], None, NONCE, {}
+        self.waits = []
 
     def answer(self, do, fields):
-        return {"keys": self.keys, "event": self.event, "verdict": self.end, "log": self.log}[do](**fields)
+        known = {
+            "keys": self.keys,
+            "event": self.event,
+            "verdict": self.end,
+            "log": self.log,
+            "write": self.write,
+            "settle": lambda about: self.waits.append(about),
+        }
+        return known[do](**fields)
 
     def keys(self, nonce):
         if nonce != self.nonce:
@@ -61,6 +70,20 @@ class Runner:
         with Client.of(self.settings) as client:
             client.message(self.job, message, type=type, file=file_id)
         self.event({"kind": "message", "type": type, "message": message, "file_id": file_id})
+
+    def write(self, effect, descriptors=None):
+        """As the desk does, at once."""
+        from libsafe_nb.deliveries import Sending
+
+        def became(write, refusal):
+            assert refusal is None
+            self.event(effect)
+
+        self.event({"kind": "intent", "effect": effect})
+        with Client.of(self.settings) as client:
+            Sending(client, self.job, became).send(
+                [{**effect, "descriptors": descriptors, "key": os.urandom(8).hex()}]
+            )
 
     def end(self, ok):
         self.verdict = ok if self.verdict is None else self.verdict and ok

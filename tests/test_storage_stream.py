@@ -9,6 +9,7 @@ import os
 import random
 import threading
 import time
+import warnings
 import weakref
 import zipfile
 
@@ -17,7 +18,7 @@ from faults import CuttingProxy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from libsafe_nb import errors, objectstream
+from libsafe_nb import errors, readahead
 from libsafe_nb.digests import digest
 from libsafe_nb.storage import Storage
 
@@ -157,7 +158,7 @@ def test_sequential_reading_is_read_ahead_and_bounded(place):
     with storage.open(container, "data.bin") as opened:
         opened.read(2 * MIB)
         opened.read(MIB)
-        wait_until(lambda: len(opened._ahead._blocks) == objectstream.AHEAD)
+        wait_until(lambda: opened._ahead.here == readahead.AHEAD)
 
         assert len(readers()) == 1
         assert opened.read(MIB) == DATA[3 * MIB : 4 * MIB]
@@ -179,12 +180,13 @@ def test_a_small_skip_is_read_through_and_a_large_one_reopened(place):
         mine.close()
 
 
-@pytest.mark.parametrize("cut", [20_000, MIB, 9 * MIB])
-def test_a_dropped_connection_is_taken_up_where_it_ended(place, cut):
+@pytest.mark.parametrize("connections", [1, 4])
+@pytest.mark.parametrize("cut", [20_000, MIB, 7 * MIB])
+def test_a_dropped_connection_is_taken_up_where_it_ended(place, cut, connections):
     storage, container = place
     with CuttingProxy(storage.settings.endpoint, cuts=[cut, cut, cut]) as proxy:
         mine = through(storage, proxy)
-        with mine.open(container, "data.bin") as opened:
+        with mine.open(container, "data.bin", connections=connections) as opened:
             assert digest(opened, "sha256")["sha256"] == hashlib.sha256(DATA).hexdigest()
         mine.close()
 
@@ -215,6 +217,60 @@ def test_an_object_that_changes_underneath_is_refused(storage_and_container):
         opened.seek(10 * MIB)
         with pytest.raises(errors.ObjectChanged, match="no longer the current one"):
             opened.read(100)
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_an_object_that_is_replaced_between_blocks_is_told_and_not_mixed(storage_and_container, connections):
+    storage, container = storage_and_container
+    data = DATA + DATA
+    storage.upload(container, "a.bin", io.BytesIO(data))
+    with storage.open(container, "a.bin", connections=connections) as opened:
+        found = bytearray(opened.read(8 * MIB))
+        storage.put(container, "a.bin", data[::-1])
+        with pytest.raises(errors.ObjectChanged):
+            read_on(opened, found)
+        assert opened.tell() == len(found) < len(data)
+        assert data.startswith(found)
+
+
+def read_on(opened, found):
+    while block := opened.read(8 * MIB):
+        found += block
+
+
+def test_an_empty_object_is_empty(storage_and_container):
+    storage, container = storage_and_container
+    storage.put(container, "empty", b"")
+    with storage.open(container, "empty") as opened:
+        assert (opened.size, opened.read(), opened.read(10), opened.seek(5), opened.read()) == (
+            0,
+            b"",
+            b"",
+            5,
+            b"",
+        )
+
+
+def test_a_forked_process_reads_on_over_connections_of_its_own(place):
+    storage, container = place
+    with storage.open(container, "data.bin") as opened:
+        assert opened.read(8 * MIB) == DATA[: 8 * MIB]
+        receive, send = os.pipe()
+        with warnings.catch_warnings():
+            # Newer Pythons warn of forking beside threads, which is what is done here.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            try:
+                os.write(send, b"y" if opened.read() == DATA[8 * MIB :] else b"n")
+            finally:
+                os._exit(0)
+        rest = opened.read()
+        assert os.read(receive, 1) == b"y"
+        os.waitpid(child, 0)
+        for end in (receive, send):
+            os.close(end)
+        assert rest == DATA[8 * MIB :]
 
 
 def test_an_object_that_is_deleted_underneath_is_refused(storage_and_container):

@@ -111,7 +111,7 @@ class Logger:
         print(f"{level} {text}", flush=True)
         attached = session.attached()
         if level in ("WARNING", "ERROR") and attached is not None:
-            attached.door.call("log", message=text, type=level, file_id=None)
+            attached.give("job", "log", message=text, type=level, file_id=None)
 
 
 class Context:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from libsafe_nb.compat.item import Item
+from libsafe_nb.compat.prefetch import AHEAD
 from libsafe_nb.compat.session import Session
 from libsafe_nb.errors import NotFound, PlatformError
 from libsafe_nb.shapes import Condition
@@ -36,8 +37,12 @@ class Files(Sequence[Item]):
         return f"<{len(self)} files of container {self._container}>"
 
     def __iter__(self) -> Iterator[Item]:
+        prefetch = self._session.prefetch
         for number in range(-(-len(self) // BATCH)):
-            yield from self._look_up(number)
+            rows = self._look_up(number)
+            for place, row in enumerate(rows, 1):
+                prefetch.handing_out(row, rows[place : place + AHEAD])
+                yield row
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -56,6 +61,8 @@ class Files(Sequence[Item]):
     def _look_up(self, number: int) -> list[Item]:
         if self._batch[0] != number:
             names = self._names[number * BATCH : (number + 1) * BATCH]
+            # A row tells of hashes, too.
+            self._session.outbox.settle()
             found = self._search(names) if len(names) > 1 and self._searchable else {}
             self._batch = (
                 number,
@@ -106,6 +113,8 @@ class Files(Sequence[Item]):
     def _pinned(self, item: Item) -> Item:
         """In a replay, the file as it stood in the run that is repeated."""
         attached = self._session.attached
+        if not item.get("deleted"):
+            self._session.shown(str(item["id"]))
         pin = attached.pins.get(str(item["id"])) if attached is not None else None
         if pin is not None:
             item.update(version_id=pin["version_id"], size=pin["size"], fullpath=pin["path"])

@@ -1,10 +1,10 @@
 """
 Everything that a function changes leaves through here: one call over REST or S3, told to the run before and after.
 
-The messages of the run's own job are the exception: the runner writes them, so that it can filter them.
-
-Today each write goes out at once. It is one module so that writes can be gathered and sent in the background later
-without touching what authors call.
+Within a run some of it is the runner's to send, in the background (`desk.py`): the messages of the run's own job, and
+hashes and metadata of files that the platform has shown to this function. Of a file that it has not shown nothing is
+known, and a wrong id is to be told at the call. Whatever else is changed, or read, waits until what it could meet has
+arrived; so a function finds its own writes, and things happen in their order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from libsafe_nb.shapes import Container, Descriptor
 from libsafe_nb.storage import Stored
 
 if TYPE_CHECKING:
-    from libsafe_nb.compat.session import Session
+    from libsafe_nb.compat.session import Attached, Session
 
 ENDED = {"COMPLETED": True, "FAILED": False, "CANCELLED": False}
 """The statuses that end a job, and the verdict that each is."""
@@ -42,7 +42,7 @@ class Outbox:
 
     def hash(self, file_id: str, algorithm: str, value: str) -> None:
         event = {"kind": "hash", "file_id": file_id, "algorithm": algorithm, "value": value}
-        if self._stub(event):
+        if self._stub(event) or self._left_to_the_run(event, file_id):
             return
         with self._told(event) as key:
             self._session.client.set_hash(file_id, algorithm, value, idempotency_key=key)
@@ -61,6 +61,8 @@ class Outbox:
         client = self._session.client
         write = client.set_metadata if target == "file" else client.set_container_metadata
         if self._stub(event):
+            return
+        if target == "file" and self._left_to_the_run(event, id, descriptors=list(descriptors)):
             return
         with self._told(event) as key:
             write(id, descriptors, idempotency_key=key)
@@ -87,7 +89,7 @@ class Outbox:
         attached = self._session.attached
         if attached is not None and job == attached.job:
             # The runner writes it, filtered: a message is kept for as long as the record, and may quote a key.
-            attached.door.call("log", message=text, type=type, file_id=file_id)
+            attached.give("job", "log", message=text, type=type, file_id=file_id)
             return
         text = self._session.secrets.clean(text)
         event = {"kind": "message", "job": job, "type": type, "message": text, "file_id": file_id}
@@ -208,6 +210,34 @@ class Outbox:
             attached.tell({**event, "stubbed": True})
         return True
 
+    def settle(self, about: str | None = None) -> None:
+        """
+        Wait until the run has sent what it was given about `file 12`, `container 3` or `job`; None: everything.
+
+        Raises
+        ------
+        PlatformError
+            What is asked about was refused; or it could not be sent, and is tried again later.
+        """
+        attached = self._session.attached
+        if attached is not None and self._session.own:
+            attached.settle(about)
+
+    def _left_to_the_run(self, event: dict[str, Any], file_id: str, **more: Any) -> bool:
+        """Give a write to the run, which sends it; False where it is to be done here."""
+        attached = self._session.attached
+        if attached is None or not self._session.own or not self._session.knows(file_id):
+            return False
+        about = f"file {file_id}"
+        if more:
+            self._session.prefetch.forget()
+            # The runner may know of a key in it that is not known here.
+            attached.given.add(about)
+            attached.door.call("write", effect=event, **more)
+        else:
+            attached.give(about, "write", effect=event)
+        return True
+
     def _refuse_keys(self, text: str, where: str) -> None:
         """Of what is kept as long as the record and cannot be redacted without meaning something else."""
         refuse(((span.secret, span.form) for span in self._session.secrets.find(text)), where)
@@ -247,12 +277,22 @@ class Outbox:
         """
         attached = self._session.attached
         key = uuid.uuid4().hex
+        try:
+            with self._told_to(attached, event):
+                yield key
+        finally:
+            # What was fetched before may not be what is there now.
+            self._session.prefetch.forget()
+
+    @contextlib.contextmanager
+    def _told_to(self, attached: Attached | None, event: dict[str, Any]) -> Iterator[None]:
         if attached is None:
-            yield key
+            yield
             return
+        self.settle()
         attached.tell({"kind": "intent", "effect": dict(event)})
         try:
-            yield key
+            yield
         except BaseException as exc:
             attached.tell({"kind": "failure", "effect": event, "error": f"{type(exc).__name__}: {exc}"})
             raise

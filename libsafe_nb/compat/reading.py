@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import queue
 import threading
 from typing import Any
@@ -34,6 +35,7 @@ class Reading:
         self._next = 0
         self._digest: _Digest | None = _Digest()
         self._told = False
+        self._process = os.getpid()
 
     def opened(self, size: int, etag: str, version_id: str | None) -> None:
         self._size = size
@@ -44,6 +46,8 @@ class Reading:
     def delivered(self, at: int, data: bytes) -> None:
         if self._told:
             return
+        if self._process != os.getpid():
+            self._forked()
         self._bytes += len(data)
         if at == 0 and self._next:
             self._restart()
@@ -56,6 +60,8 @@ class Reading:
             self._drop()
 
     def ended(self) -> None:
+        if self._process != os.getpid():
+            self._forked()
         if not self._told:
             self._drop()
             self._tell(None)
@@ -63,6 +69,11 @@ class Reading:
     def _restart(self) -> None:
         self._drop()
         self._digest, self._next = _Digest(), 0
+
+    def _forked(self) -> None:
+        """In a forked child: it tells what it reads itself, and the digest's thread is not here."""
+        self._process = os.getpid()
+        self._digest, self._bytes = None, 0
 
     def _drop(self) -> None:
         digest, self._digest = self._digest, None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from libsafe_nb import door as door_
 from libsafe_nb import marks
 from libsafe_nb import settings as settings_
+from libsafe_nb.compat.prefetch import Prefetch
 from libsafe_nb.errors import ExecutionError, PlatformError, SettingsError, Unreachable
 from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 from libsafe_nb.settings import S3Settings, Settings
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from libsafe_nb.door import DoorClient, Speaker
     from libsafe_nb.redact import SecretSet
     from libsafe_nb.storage import Storage
+
+
+GIVEN = 10_000
+"""Files about which something may be on its way, beyond which a function waits for all of it."""
 
 
 class Attached:
@@ -46,6 +51,8 @@ class Attached:
         In a replay, by file id: `path`, `version_id` and `size` of what is read in place of the current version.
     stubbed
         Whether this is a replay that changes nothing; a kernel has it in its environment.
+    given
+        About what something was given to the runner to send, since the last time that all of it had arrived.
     """
 
     def __init__(
@@ -63,11 +70,42 @@ class Attached:
         self.run, self.job, self.door = run, job, door
         self.socket_path = socket_path
         self.verdict: bool | None = None
+        self.given: set[str] = set()
+        # Another process of the function may give something in, of which this one does not know.
+        self.shared = False
         self.readings: weakref.WeakSet[Reading] = weakref.WeakSet()
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """Tell the runner of an effect. It has it on return, also if this process dies next."""
         self.door.tell("event", event=dict(event))
+
+    def give(self, about: str, do: str, **fields: Any) -> None:
+        """
+        Give the runner something to send about `file 12` or `job`. It has it on return, also if this process dies next.
+
+        Raises
+        ------
+        ExecutionError
+            The runner is gone.
+        """
+        if len(self.given) > GIVEN:
+            with contextlib.suppress(PlatformError):
+                self.settle(None)
+            if self.given:
+                # Away: from now on the runner is asked each time, which remembers all.
+                self.shared = True
+                self.given.clear()
+        self.given.add(about)
+        self.door.post(do, **fields)
+
+    def settle(self, about: str | None) -> None:
+        """Wait until what was given about it has arrived; None: everything. Raises why it has not."""
+        if self.shared or (bool(self.given) if about is None else about in self.given):
+            self.door.call("settle", about=about)
+            if about is None:
+                self.given.clear()
+            else:
+                self.given.discard(about)
 
     def end(self, ok: bool) -> None:
         """Hand the verdict over; the first counts, save that False lowers it."""
@@ -76,6 +114,7 @@ class Attached:
     def forked(self) -> None:
         """In a forked child: knock at the door with a connection of its own, or two processes' lines would mix."""
         self.readings = weakref.WeakSet()
+        self.shared = True
         # Where the runner is gone, nobody is left whose lines could mix.
         with contextlib.suppress(ExecutionError):
             self.door = door_.connect(self.socket_path)
@@ -86,8 +125,16 @@ class Attached:
             reading.ended()
 
 
+KNOWN = 100_000
+"""Ids of files that a session remembers."""
+
+
 class Session:
-    """One platform and one user; the clients are made when first used."""
+    """
+    One platform and one user; the clients are made when first used.
+
+    `own` says that they are the run's, so that the runner can send what is written.
+    """
 
     def __init__(
         self,
@@ -98,14 +145,17 @@ class Session:
         *,
         others: Iterable[Secret] = (),
         secrets: SecretSet | None = None,
+        own: bool = False,
     ) -> None:
+        self.own = own
+        self._files: dict[str, None] = {}
         self.url = settings_.normalise_url(url)
         self.s3 = s3
         self.attached = attached
         self.ended: dict[str, bool] = {}
         self._key = key
-        own = {"key_user": key, "s3_secret_key": s3.secret_key if s3 else None}
-        self._known = (*secrets_of(own), *others)
+        mine = {"key_user": key, "s3_secret_key": s3.secret_key if s3 else None}
+        self._known = (*secrets_of(mine), *others)
         self._secrets = secrets
         self._making = threading.RLock()
         self._client: Client | None = None
@@ -113,6 +163,7 @@ class Session:
         self._outbox: Outbox | None = None
         self._write_key: str | None = None
         self._asked_write_key = False
+        self.prefetch = Prefetch(self)
 
     def __repr__(self) -> str:
         return f"Session({self.url!r})"
@@ -182,6 +233,18 @@ class Session:
                 self._write_key, self._asked_write_key = key, True
         return {marks.NAME: marks.mark(self.attached.job, container, path, self._write_key)}
 
+    def shown(self, file_id: str) -> None:
+        """The platform has shown this file to the function."""
+        self._files.pop(file_id, None)
+        self._files[file_id] = None
+        if len(self._files) > KNOWN:
+            with contextlib.suppress(StopIteration, KeyError, RuntimeError):
+                # Another thread may be at it.
+                del self._files[next(iter(self._files))]
+
+    def knows(self, file_id: str) -> bool:
+        return file_id in self._files
+
     def has(self, url: str, key: str) -> bool:
         return (self.url, self._key) == (settings_.normalise_url(url), key)
 
@@ -189,12 +252,14 @@ class Session:
         """In a forked child: forget the parent's connections, and the lock that one of its threads may hold."""
         self._making = threading.RLock()
         self._client = self._storage = None
+        self.prefetch.forget()
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         with self._making:
             client, storage = self._client, self._storage
             self._client = self._storage = None
+        self.prefetch.close()
         if client is not None:
             client.close()
         if storage is not None:
@@ -230,6 +295,7 @@ def configure(
         others=secrets_of(
             {name: value for name, value in {**api, **params}.items() if name not in ("url", "key_user")}
         ),
+        own=True,
     )
     _current = _run_session
     return _run_session
@@ -305,7 +371,12 @@ def _forked() -> None:
         _attached.forked()
 
 
-os.register_at_fork(after_in_child=_forked)
+def _has_forked() -> None:
+    if _attached is not None:
+        _attached.shared = True
+
+
+os.register_at_fork(after_in_child=_forked, after_in_parent=_has_forked)
 
 
 def _is_real(value: Any) -> bool:

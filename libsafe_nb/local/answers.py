@@ -52,16 +52,21 @@ def header_key(value: str | None) -> str | None:
     return value.strip()
 
 
-def first_time(ask: Ask, item: Any, scope: str, write: Callable[[Any], Any]) -> Any:
-    """Write one item of a bulk call, or answer as when its `idempotency_key` was first seen in this scope."""
+def first_time(ask: Ask, item: Any, call: str, write: Callable[[Any], Any]) -> Any:
+    """
+    Write one item of a bulk call, or answer as when its `idempotency_key` was first seen.
+
+    `call` is the single call that does the same (`POST /api/job/5/message`): one key acts once in either.
+    """
     key = item.get("idempotency_key") if isinstance(item, dict) else None
     if key is None:
         return write(item)
     key = text(key, "idempotency_key", most=MAX_KEY)
-    call = f"item {ask.request.scope['endpoint_name']} {scope}"
     before = earlier(ask.db, ask.user.id, call, key)
     if before is not None:
-        return json.loads(before[1])
+        return json.loads(before[1])["result"]
     result = write(item)
-    keep(ask.db, ask.user.id, call, key, 200, json.dumps(result, ensure_ascii=False).encode())
+    envelope = {"success": True, "result": result}
+    # Half characters can be written in escapes only.
+    keep(ask.db, ask.user.id, call, key, 200, json.dumps(envelope).encode())
     return result

@@ -31,6 +31,16 @@ def _write_metadata(ask: Ask, file: int, metadata: Any) -> list[dict[str, Any]] 
     return found
 
 
+def bulk_metadata_get(ask: Ask) -> list[dict[str, Any]]:
+    ids = ask.fields().get("ids")
+    if not isinstance(ids, list):
+        raise Problem(400, "ids: expected a list")
+    files_ = [int(ask.file(number(each, name="ids"))["id"]) for each in ids]
+    return [
+        {"id": str(each), "metadata": descriptors.read(ask.db, descriptors.FILE, each)} for each in files_
+    ]
+
+
 def bulk_read(ask: Ask) -> int:
     """A run's notice of the files that it has read; answers how many it told."""
     ids = ask.fields().get("ids")
@@ -64,7 +74,7 @@ def bulk_hash(ask: Ask) -> list[Any]:
     def write(item: Any) -> dict[str, Any]:
         return _set_hash(ask, _item_file(ask, item), item)
 
-    return [first_time(ask, item, "", write) for item in _items(ask)]
+    return [first_time(ask, item, f"PUT /api/file/{_id(item)}/hash", write) for item in _items(ask)]
 
 
 def bulk_metadata(ask: Ask) -> list[Any]:
@@ -72,7 +82,7 @@ def bulk_metadata(ask: Ask) -> list[Any]:
         file = _item_file(ask, item)
         return {"id": str(file), "metadata": _write_metadata(ask, file, item.get("metadata"))}
 
-    return [first_time(ask, item, "", write) for item in _items(ask)]
+    return [first_time(ask, item, f"PUT /api/file/{_id(item)}/metadata", write) for item in _items(ask)]
 
 
 def _items(ask: Ask) -> list[Any]:
@@ -80,6 +90,10 @@ def _items(ask: Ask) -> list[Any]:
     if not isinstance(items, list):
         raise Problem(400, "items: expected a list")
     return items
+
+
+def _id(item: Any) -> Any:
+    return item.get("id") if isinstance(item, dict) else None
 
 
 def _item_file(ask: Ask, item: Any) -> int:

@@ -129,7 +129,8 @@ def bulk_message(ask: Ask) -> list[Any]:
     messages = ask.fields().get("messages")
     if not isinstance(messages, list):
         raise Problem(400, "messages: expected a list")
-    return [first_time(ask, item, f"{job['id']}", lambda each: _write(ask, job, each)) for item in messages]
+    call = f"POST /api/job/{job['id']}/message"
+    return [first_time(ask, item, call, lambda each: _write(ask, job, each)) for item in messages]
 
 
 def _write(ask: Ask, job: sqlite3.Row, fields: Any) -> dict[str, Any]:

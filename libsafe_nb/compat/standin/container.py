@@ -7,6 +7,7 @@ from typing import Any
 
 from libsafe_nb.compat import forms, session
 from libsafe_nb.compat.item import Item, id_of
+from libsafe_nb.compat.standin import file
 
 __all__ = ["create", "create_folder", "get", "get_files", "get_metadata", "list", "set_metadata"]
 
@@ -22,7 +23,7 @@ def list() -> Iterator[Item]:
 
 def get_files(container_id: Any) -> Iterator[Item]:
     """Files and folders of a container, fetched a page at a time: memory stays flat."""
-    return (Item(each) for each in session.current().client.files(id_of(container_id)))
+    return file.list(container_id)
 
 
 def create(name: str, description: str | None = None, fields: Mapping[str, str] | None = None) -> Item:

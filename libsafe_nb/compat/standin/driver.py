@@ -25,7 +25,9 @@ initialize = initialise
 
 def get(path: str, params: Mapping[str, Any] | None = None) -> Any:
     """The `result` of a GET below `/api`."""
-    return session.current().client.request("GET", path, params=params)
+    here = session.current()
+    here.outbox.settle()
+    return here.client.request("GET", path, params=params)
 
 
 def post(path: str, body: Any = None) -> Any:

@@ -42,20 +42,24 @@ REGISTERED_WITHIN = 5.0
 
 def get(file_id: Any) -> Item:
     """One file, with its hashes and tags. Ours."""
-    return Item(session.current().client.file(id_of(file_id)))
+    return _row(session.current(), id_of(file_id))
 
 
 def get_by_path(container_id: Any, path: str) -> Item | None:
     """The file at a path of a container, or None. Ours; the look-up behind it is seen."""
+    here = session.current()
+    here.outbox.settle()
     try:
-        return Item(session.current().client.file_by_path(id_of(container_id), path))
+        return _shown(here, here.client.file_by_path(id_of(container_id), path))
     except NotFound:
         return None
 
 
 def list(container_id: Any) -> Iterator[Item]:
     """Files and folders of a container, fetched a page at a time: memory stays flat. Ours."""
-    return (Item(each) for each in session.current().client.files(id_of(container_id)))
+    here = session.current()
+    here.outbox.settle()
+    return (_shown(here, each) for each in here.client.files(id_of(container_id)))
 
 
 def search(conditions: Sequence[Mapping[str, Any]]) -> Iterator[Item]:
@@ -64,7 +68,9 @@ def search(conditions: Sequence[Mapping[str, Any]]) -> Iterator[Item]:
 
     Properties and operators are the vendor's ("Advanced File Search"); `metadata.IECODE` is a property too.
     """
-    return (Item(each) for each in session.current().client.search([dict(each) for each in conditions]))  # type: ignore[misc]
+    here = session.current()
+    here.outbox.settle()
+    return (_shown(here, each) for each in here.client.search([dict(each) for each in conditions]))  # type: ignore[misc]
 
 
 def get_metadata(file_id: Any, flatten: bool = False) -> Any:
@@ -74,7 +80,11 @@ def get_metadata(file_id: Any, flatten: bool = False) -> Any:
     With `flatten` `{IECODE: value}`, a list where there are several values; else a list of
     `{"iecode": …, "value": […]}`.
     """
-    found = session.current().client.metadata(id_of(file_id))
+    here, file = session.current(), id_of(file_id)
+    here.outbox.settle(f"file {file}")
+    ready, found = here.prefetch.metadata(file)
+    if not ready:
+        found = here.client.metadata(file)
     return forms.flat(found) if flatten else found
 
 
@@ -113,7 +123,7 @@ def set_hash(file_id: Any, algorithm: str, value: str) -> None:
 
 def get_hashes(file_id: Any) -> dict[str, str]:
     """The stored hashes, `{"md5": …}`. Ours."""
-    return dict(session.current().client.file(id_of(file_id)).get("hashes") or {})
+    return dict(_row(session.current(), id_of(file_id)).get("hashes") or {})
 
 
 def upload(
@@ -189,7 +199,7 @@ def get_versions(file_id: Any) -> builtins.list[Item]:
 
 def get_tags(file_id: Any) -> builtins.list[str]:
     """The ids of the file's tags. Ours."""
-    return [str(each) for each in session.current().client.file(id_of(file_id)).get("tags") or ()]
+    return [str(each) for each in _row(session.current(), id_of(file_id)).get("tags") or ()]
 
 
 def add_tag(file_id: Any, tag_id: Any) -> None:
@@ -198,6 +208,16 @@ def add_tag(file_id: Any, tag_id: Any) -> None:
 
 def remove_tag(file_id: Any, tag_id: Any) -> None:
     session.current().outbox.tag(id_of(file_id), id_of(tag_id), remove=True)
+
+
+def _row(here: session.Session, file: str) -> Item:
+    here.outbox.settle(f"file {file}")
+    return _shown(here, here.client.file(file))
+
+
+def _shown(here: session.Session, row: Mapping[str, Any]) -> Item:
+    here.shown(str(row["id"]))
+    return Item(row)
 
 
 def _registered(here: session.Session, container: str, path: str, etag: str) -> dict[str, Any]:

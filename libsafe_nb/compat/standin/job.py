@@ -32,7 +32,9 @@ def get_status(job_id: Any) -> str:
 
 def get_messages(job_id: Any) -> Iterator[Item]:
     """Oldest first, fetched a page at a time."""
-    return (Item(each) for each in session.current().client.messages(id_of(job_id)))
+    here = session.current()
+    here.outbox.settle("job")
+    return (Item(each) for each in here.client.messages(id_of(job_id)))
 
 
 def set_status(job_id: Any, status: str) -> None:

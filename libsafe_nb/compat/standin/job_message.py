@@ -35,4 +35,6 @@ def create(job_id: Any, message: Any, type: str = JobMessageType.INFO, file_id: 
 
 def list(job_id: Any) -> Iterator[Item]:
     """Oldest first, fetched a page at a time. Ours."""
-    return (Item(each) for each in session.current().client.messages(id_of(job_id)))
+    here = session.current()
+    here.outbox.settle("job")
+    return (Item(each) for each in here.client.messages(id_of(job_id)))

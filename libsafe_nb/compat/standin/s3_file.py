@@ -15,7 +15,7 @@ from libsafe_nb.objectstream import ObjectStream
 __all__ = ["get_stream"]
 
 
-def get_stream(storage: Storage | None, file: Any) -> ObjectStream | None:
+def get_stream(storage: Storage | None, file: Any, *, connections: int = 1) -> ObjectStream | None:
     """
     Open a file for reading, as a seekable stream "that can be used like a native file stream reader". Vendor.
 
@@ -28,6 +28,8 @@ def get_stream(storage: Storage | None, file: Any) -> ObjectStream | None:
         `Request.Storage`; None stands for the current platform. Ours.
     file
         One of `Request.Files`; or, ours, a file's id.
+    connections
+        How many requests fetch at once what is read in order: more than one pays where the storage is far. Ours.
 
     Raises
     ------
@@ -48,7 +50,10 @@ def get_stream(storage: Storage | None, file: Any) -> ObjectStream | None:
             path, version = pin["path"], pin["version_id"]
         reading = Reading(opened.attached, container=container, file_id=id_of(found), path=path)
     try:
-        stream = opened.storage.open(container, path, version_id=version, observer=reading)
+        ready = opened.prefetch.opening(id_of(found), container, path) if version is None else None
+        stream = opened.storage.open(
+            container, path, version_id=version, observer=reading, connections=connections, ready=ready
+        )
     except ObjectNotFound:
         return None
     except AccessDenied as exc:
