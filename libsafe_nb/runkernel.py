@@ -6,8 +6,7 @@ What ipykernel 7.4 does otherwise, each measured, of some 460 ms that a notebook
     starts a debugger               60 ms to import debugpy, for a client that sets breakpoints
     rests after each cell           0.5 ms; what was printed waits in the output socket anyhow (`streams.py`)
     looks for children at its end   8 ms through psutil and all of `/proc`, where there are none
-    takes every library apart       50 to 100 ms after the last `atexit` function, for memory that goes anyhow; one
-                                    kernel in ten ended with SIGABRT there
+    takes every library apart       50 to 100 ms after the last `atexit` function, for memory that goes anyhow
 """
 
 from __future__ import annotations
@@ -48,6 +47,18 @@ class RunKernel(IPythonKernel):
         _libraries.update(sys.modules)
         # What is there by now stays to the end: no search for garbage need look at it.
         gc.freeze()
+        # After the functions of the notebook, and before ipykernel closes its sockets.
+        atexit.register(self._end_control)
+
+    def _end_control(self) -> None:
+        """
+        Let the control thread finish first: it may still be sending through a socket that the main thread closes, which
+        aborts the process (libzmq asserts), and with it files that are still to be written.
+        """
+        thread = self.control_thread
+        if thread is not None and thread.is_alive():
+            thread.stop()
+            thread.join()
 
     def _process_children(self) -> list[Any]:
         return list(super()._process_children()) if has_children() else []  # type: ignore[no-untyped-call]

@@ -278,6 +278,15 @@ def test_a_file_that_is_open_at_the_end_is_written(case, tmp_path):
     assert (gzip.decompress(left) if case == "compressed" else left) == b"all of it"
 
 
+def test_no_kernel_aborts_at_its_end(tmp_path):
+    """One in ten did: its main thread closed the socket through which its control thread was still sending."""
+    for number in range(25):
+        code = f"import os; os.left = open('left-{number}', 'w'); os.left.write('all of it')"
+        execute(tmp_path, code, cwd=tmp_path, limits=Limits(shutdown_grace=30))
+
+    assert {path.read_text() for path in tmp_path.glob("left-*")} == {"all of it"}
+
+
 @both_ways
 def test_the_end_of_a_process_goes_in_pythons_order(tmp_path):
     """Threads are waited for, then the `atexit` functions are called, then what is left is taken apart."""

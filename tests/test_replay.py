@@ -404,6 +404,7 @@ def test_a_long_output_is_compared_in_bounded_time():
 
 
 WRITES = {
+    "settle": ("file 1",),
     "hash": ("1", "md5", "0" * 32),
     "metadata": ("file", "1", [{"iecode": "a", "value": "b"}]),
     "tag": ("1", "2"),
