@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import site
 import sys
 from collections.abc import Mapping
@@ -25,7 +26,6 @@ READ_AT_START = (
     "COVERAGE_",
     "GLIBC_",
     "IPYTHON_",
-    "LANG",
     "LC_",
     "LD_",
     "MALLOC_",
@@ -44,11 +44,16 @@ NAMES_READ_AT_START = (
     "JUPYTER_ALLOW_INSECURE_WRITES",
     "JUPYTER_PLATFORM_DIRS",
     "JUPYTER_USE_PROGRAMDATA",
+    "LANG",
+    "LANGUAGE",
     "TERM",
     "TZ",
     "USER",
 )
 """Of Jupyter's only these: others are secrets (`JUPYTER_TOKEN`)."""
+
+KEYS = re.compile("AUTH|CRED|KEY|PASS|SECRET|TOKEN", re.IGNORECASE)
+"""In the names of variables that begin so and are others' all the same (`PYTHONANYWHERE_API_TOKEN`, `LD_SDK_KEY`)."""
 
 NOT_FORKED = ("JPY_PARENT_PID", "JPY_INTERRUPT_EVENT")
 """With these a kernel watches over its parent, which is to be the runner."""
@@ -75,7 +80,7 @@ def start_environment(env: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in env.items()
-        if name in NAMES_READ_AT_START or name.startswith(READ_AT_START)
+        if name in NAMES_READ_AT_START or (name.startswith(READ_AT_START) and not KEYS.search(name))
     }
 
 

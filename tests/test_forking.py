@@ -475,6 +475,19 @@ def test_what_the_server_reads_is_in_the_key():
     assert heritage.key({"JPY_PARENT_PID": "1"}, ()) is None
 
 
+def test_no_key_of_anybodys_is_what_the_server_starts_with():
+    """Names that begin as those of Python, the loader or a locale do, and are keys."""
+    keys = (
+        "COVERAGE_TOKEN LANGCHAIN_API_KEY LANGFUSE_SECRET LC_APP_KEY LD_SDK_KEY OPENSSL_PASSPHRASE "
+        "PYTHONANYWHERE_API_TOKEN PYTHON_KEYRING_CREDENTIALS"
+    )
+    read = ["LANG", "LANGUAGE", "LC_ALL", "LD_PRELOAD", "PYTHONHASHSEED", "PYTHON_GIL", "OPENSSL_CONF"]
+    env = dict.fromkeys([*keys.split(), *read], "x")
+
+    assert sorted(heritage.start_environment(env)) == sorted(read)
+    assert heritage.key(env, ()) == heritage.key({**env, "LANGCHAIN_API_KEY": "y"}, ())
+
+
 # ------------------------------------------------------------- a platform's
 
 
