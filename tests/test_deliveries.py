@@ -315,6 +315,22 @@ def test_a_function_finds_its_own_writes(run, notebook, connection, container):
     assert done.status == "completed"
 
 
+def test_a_function_finds_what_a_program_of_it_wrote(run, notebook, connection, container):
+    """`libsafe-nb job` gives in and ends; Python's own process knows nothing of it."""
+    (file,) = given_files(connection, container, 1)
+    cell = START + (
+        "import subprocess\n"
+        "(file,) = request.Files\n"
+        f"subprocess.run(['libsafe-nb', 'job', 'hash', file.id, 'md5', {HELLO!r}], check=True)\n"
+        "subprocess.run(['libsafe-nb', 'job', 'log', 'by a program'], check=True)\n"
+        f"assert File.get_hashes(file) == {{'md5': {HELLO!r}}}\n"
+        "assert 'by a program' in [each.message for each in Job.get_messages(request.job_id)]\n"
+    )
+    done = run(notebook(cell), files=[file])
+
+    assert done.error is None
+
+
 def test_a_write_that_is_refused_later_fails_the_run_and_names_its_file(run, notebook, connection, container):
     """The second file goes away between its look-up and its hash; the function has gone on and knows nothing."""
     files = given_files(connection, container, 3)

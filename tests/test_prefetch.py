@@ -233,3 +233,65 @@ def test_in_a_run_a_loop_sees_what_it_and_its_children_wrote(run, notebook, conn
 
     assert done.error is None
     assert done.status == "completed"
+
+
+def test_in_a_run_what_is_on_its_way_is_not_read_as_it_was_before(run, notebook, connection, container):
+    """Metadata that the runner has yet to send, of a file whose metadata would be fetched beforehand meanwhile."""
+    files = []
+    for n in range(12):
+        connection.storage.put(container, f"{n:02}.txt", b"x")
+        files.append(str(connection.client.file_by_path(container, f"{n:02}.txt")["id"]))
+    cell = START + (
+        "titles = []\n"
+        "for n, file in enumerate(request.Files):\n"
+        "    titles.append((File.get_metadata(file.id, True) or {}).get('title'))\n"
+        "    if n == 3:\n"
+        "        File.set_metadata(request.Files[8].id, {'title': 'set'})\n"
+        "assert titles == [None] * 8 + ['set'] + [None] * 3, titles\n"
+    )
+    done = run(notebook(cell), files=files)
+
+    assert done.error is None
+
+
+PAST = {
+    "a client of its own": "exec(program)",
+    "a program": "subprocess.run([sys.executable, '-c', program], check=True)",
+    "a shell": "assert os.system(shlex.join([sys.executable, '-c', program])) == 0",
+    "a spawned process": (
+        "spawned = multiprocessing.get_context('spawn').Process(target=exec, args=(program,))\n"
+        "spawned.start()\nspawned.join()"
+    ),
+}
+
+
+@pytest.mark.parametrize("how", PAST)
+def test_what_a_function_writes_past_us_is_what_it_reads(loop, gets, how):
+    session, files, storage = loop
+    s3, key = session.s3, f"{storage.container_id}/7.txt"
+    program = (
+        "import boto3\n"
+        f"client = boto3.client('s3', endpoint_url={s3.endpoint!r}, aws_access_key_id={s3.access_key!r},"
+        f" aws_secret_access_key={s3.secret_key!r}, region_name='us-east-1')\n"
+        f"client.put_object(Bucket={s3.bucket!r}, Key={key!r}, Body=b'past us')\n"
+    )
+    read = []
+    for n, file in enumerate(files):
+        if n == 5:
+            exec(
+                f"import multiprocessing, os, shlex, subprocess, sys\n{PAST[how]}",
+                {"program": program},
+            )
+        read.append(s3_file.get_stream(storage, file).read())
+
+    assert gets
+    assert read == [b"past us" if n == 7 else f"number {n}".encode() for n in range(10)]
+
+
+def test_a_loop_that_writes_at_each_file_fetches_none_in_vain(loop, gets, container):
+    session, files, storage = loop
+    for n, file in enumerate(files):
+        s3_file.get_stream(storage, file).read()
+        session.outbox.write(container, f"made/{n}.txt", b"made", None)
+
+    assert gets == []
