@@ -166,7 +166,7 @@ class Deliveries:
         self._hurry_to = 0
         self._attempts = 0
         self._fault: Unreachable | None = None
-        self._closed = False
+        self._closed, self._holding = False, True
         self._thread: threading.Thread | None = None
 
     @property
@@ -177,7 +177,13 @@ class Deliveries:
 
     def add(self, write: Write, *, wait: bool = True) -> None:
         with self._changed:
-            while wait and len(self._waiting) >= FULL and self._fault is None and not self._closed:
+            while (
+                wait
+                and self._holding
+                and len(self._waiting) >= FULL
+                and self._fault is None
+                and not self._closed
+            ):
                 self._changed.wait()
             if not self._waiting:
                 self._since = time.monotonic()
@@ -216,6 +222,12 @@ class Deliveries:
                     )
             if self._is_waiting(subject):
                 raise Unreachable("the run has ended, and what still waits is delivered by its end")
+
+    def hold_nobody(self) -> None:
+        """From now on whoever gives something in does not wait, however much is on its way."""
+        with self._changed:
+            self._holding = False
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Send no more; a call under way counts as not answered."""

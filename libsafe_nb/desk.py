@@ -131,6 +131,10 @@ class Desk:
                 for start in range(0, len(ids), READS):
                     client.tell_reads(ids[start : start + READS])
 
+    def take_all(self) -> None:
+        """The function has ended: what it said and is still in the door is taken now, not as fast as it can be sent."""
+        self._deliveries.hold_nobody()
+
     def settle_calls(self) -> None:
         """Note what has become of the functions that this one called, at the run's end."""
         self._errands.settle_calls()

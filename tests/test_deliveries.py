@@ -23,6 +23,8 @@ from test_run import START
 from libsafe_nb import deliveries, errors
 from libsafe_nb.client import Client
 from libsafe_nb.deliveries import Deliveries
+from libsafe_nb.desk import Desk
+from libsafe_nb.door import Door
 
 HELLO = hashlib.md5(b"hello").hexdigest()
 
@@ -329,6 +331,52 @@ def test_a_function_finds_what_a_program_of_it_wrote(run, notebook, connection, 
     done = run(notebook(cell), files=[file])
 
     assert done.error is None
+
+
+def test_what_waits_for_its_turn_at_the_end_is_written_down(run, notebook, connection, container, monkeypatch):
+    """A function may end while more is on its way than can be sent: what it said is taken before its door is shut."""
+    monkeypatch.setattr(deliveries, "FULL", 30)
+    monkeypatch.setattr(deliveries, "MOST", 10)
+    closed, many, close, note = threading.Event(), Client.message_many, Door.close, Desk._note
+    noted, before = [], []
+
+    def slow(self, *arguments):
+        closed.wait(10)
+        return many(self, *arguments)
+
+    def shut(self):
+        close(self)
+        before.extend(noted)
+        closed.set()
+
+    def remember(self, event):
+        note(self, event)
+        noted.append(event.get("message"))
+
+    monkeypatch.setattr(Client, "message_many", slow)
+    monkeypatch.setattr(Door, "close", shut)
+    monkeypatch.setattr(Desk, "_note", remember)
+    done = run(notebook(START + "for n in range(90): request.log(f'message {n}')\n"))
+
+    expected = [f"message {n}" for n in range(90)]
+    assert [each for each in before if each] == expected
+    assert messages_of(connection, container, done) == expected
+    assert [each for each in said(connection, container) if each.startswith("message ")] == expected
+
+
+def test_one_that_is_too_long_for_the_door_is_told_and_shuts_it_for_no_other(run, notebook):
+    cell = START + (
+        "from libsafe_nb import door, errors\n"
+        "try:\n"
+        "    request.log('x' * door.MAX_LINE)\n"
+        "except errors.UsageError as exc:\n"
+        "    print(exc)\n"
+        "    request.log('told')\n"
+        "else:\n"
+        "    raise AssertionError\n"
+    )
+
+    assert run(notebook(cell)).error is None
 
 
 def test_a_write_that_is_refused_later_fails_the_run_and_names_its_file(run, notebook, connection, container):
