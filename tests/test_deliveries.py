@@ -333,7 +333,9 @@ def test_a_function_finds_what_a_program_of_it_wrote(run, notebook, connection, 
     assert done.error is None
 
 
-def test_what_waits_for_its_turn_at_the_end_is_written_down(run, notebook, connection, container, monkeypatch):
+def test_what_waits_for_its_turn_at_the_end_is_written_down(
+    run, notebook, connection, container, monkeypatch
+):
     """A function may end while more is on its way than can be sent: what it said is taken before its door is shut."""
     monkeypatch.setattr(deliveries, "FULL", 30)
     monkeypatch.setattr(deliveries, "MOST", 10)

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -228,6 +229,28 @@ def test_runs_beside_each_other_have_each_their_own(tmp_path):
 # ------------------------------------------------------------- the server
 
 
+def blocked():
+    with by_hand() as kernel:
+        status = Path(f"/proc/{kernel.pid}/status").read_text()
+        assert parent(kernel.pid) == server()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")), 16)
+
+
+def test_a_kernel_holds_back_the_signals_of_its_own_runner(fresh):
+    """And not those of the thread that happened to start the server: it could never be interrupted."""
+    found = []
+
+    def held_back():
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        found.append(blocked())
+
+    thread = threading.Thread(target=held_back)
+    thread.start()
+    thread.join()
+
+    assert [*found, blocked()] == [1 << signal.SIGINT - 1 | 1 << signal.SIGTERM - 1, 0]
+
+
 def test_the_server_has_one_thread_and_nothing_of_a_run(tmp_path, fresh):
     secret = "the-secret-of-this-run"
     env = {**kernels.environment(), "PASSWORD": secret}
@@ -444,11 +467,28 @@ def test_a_key_tells_what_is_installed(tmp_path, monkeypatch):
     keys.append(heritage.key(env, ()))
     (tmp_path / "more.pth").write_text("/other\n")
     keys.append(heritage.key(env, ()))
+    (tmp_path / "sitecustomize.py").write_text("")
+    keys.append(heritage.key(env, ()))
+    (tmp_path / "sitecustomize.py").write_text("import this")
+    keys.append(heritage.key(env, ()))
     keys.append(heritage.key(env, ("-Xfrozen_modules=off",)))
     keys.append(heritage.key({**env, "HOME": "/elsewhere"}, ()))
 
     assert len(set(keys)) == len(keys)
-    assert heritage.key({**env, "ANY": "other"}, ()) == keys[3]
+    assert heritage.key({**env, "ANY": "other"}, ()) == keys[5]
+
+
+def test_a_key_tells_what_python_executes_at_its_start(tmp_path):
+    """Which may lie in a folder of PYTHONPATH; what else is there is imported by the runs' own kernels."""
+    env = {**kernels.environment(), "PYTHONPATH": str(tmp_path)}
+    keys = [heritage.key(env, ())]
+    (tmp_path / "own.py").write_text("")
+    assert heritage.key(env, ()) == keys[0]
+    for text in ("", "import this"):
+        (tmp_path / "usercustomize.py").write_text(text)
+        keys.append(heritage.key(env, ()))
+
+    assert len(set(keys)) == 3
 
 
 READS = """
