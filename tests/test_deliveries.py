@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import threading
 import time
@@ -20,11 +21,13 @@ from test_recover import (  # noqa: F401 - fixtures
 )
 from test_run import START
 
-from libsafe_nb import deliveries, errors
+import libsafe_nb
+from libsafe_nb import deliveries, desk, errors
 from libsafe_nb.client import Client
 from libsafe_nb.deliveries import Deliveries
 from libsafe_nb.desk import Desk
 from libsafe_nb.door import Door
+from libsafe_nb.journal import Journal
 
 HELLO = hashlib.md5(b"hello").hexdigest()
 
@@ -381,6 +384,29 @@ def test_one_that_is_too_long_for_the_door_is_told_and_shuts_it_for_no_other(run
     assert run(notebook(cell)).error is None
 
 
+def test_what_is_no_write_keeps_no_run_from_its_end(run, notebook, connection, container):
+    """Of whatever speaks at the door: what makes no sense is answered, what cannot be sent is refused, the rest arrives."""
+    cell = START + (
+        "from libsafe_nb import errors\n"
+        "from libsafe_nb.compat import session\n"
+        "door = session.attached().door\n"
+        "for effect in ({'kind': 'hash', 'file_id': '1'}, {'kind': 'other'}, {}):\n"
+        "    try:\n"
+        "        door.call('write', effect=effect)\n"
+        "    except errors.LibsafeError as exc:\n"
+        "        print(exc)\n"
+        "    else:\n"
+        "        raise AssertionError(effect)\n"
+        "door.call('write', effect={'kind': 'hash', 'file_id': '..', 'algorithm': 'md5', 'value': '0' * 32})\n"
+        "request.log('after it')\n"
+    )
+    done = run(notebook(cell))
+
+    assert done.status == "failed"
+    assert connection.client.job(done.job)["status"] == "FAILED"
+    assert "after it" in said(connection, container)
+
+
 def test_a_write_that_is_refused_later_fails_the_run_and_names_its_file(run, notebook, connection, container):
     """The second file goes away between its look-up and its hash; the function has gone on and knows nothing."""
     files = given_files(connection, container, 3)
@@ -541,3 +567,39 @@ def test_a_platform_without_calls_for_many_gets_everything_all_the_same(
         f"message {n}" for n in range(5)
     ]
     assert all(connection.client.file(each)["hashes"] == {"md5": HELLO} for each in files)
+
+
+def test_what_a_recovery_finds_refused_fails_the_run(notebook, settings, connection, container, monkeypatch):  # noqa: F811
+    """Also where the runner had written its verdict down: it had not heard of the refusal."""
+    (file,) = given_files(connection, container, 1)
+    cell = START + f"(file,) = request.Files\nFile.set_hash(file.id, 'md5', {HELLO!r})\n"
+    payload = {"function_data": {"container": {"id": container}, "files": {"ids": [file]}}}
+    write = Journal.write
+
+    def deadly(self, name, **facts):
+        if name == "frozen":
+            os._exit(9)
+        write(self, name, **facts)
+
+    def away(self, *arguments, **options):
+        raise errors.Unreachable("away")
+
+    def refused(self, *arguments, **options):
+        raise errors.NotFound("there is no such file", status=404)
+
+    child = os.fork()
+    if not child:
+        try:
+            monkeypatch.setattr(Journal, "write", deadly)
+            monkeypatch.setattr(Client, "set_hash", away)
+            monkeypatch.setattr(desk, "STALLED", 0.1)
+            libsafe_nb.run(payload, notebook(cell), settings=settings)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    monkeypatch.setattr(Client, "set_hash", refused)
+    (found,) = recovered(settings)
+
+    assert found.status == "failed"
+    assert connection.client.job(found.job)["status"] == "FAILED"
+    assert any(each.startswith("not stored: the hash md5") for each in said(connection, container))
