@@ -3,6 +3,7 @@
 import array
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -349,6 +350,21 @@ def test_a_server_that_does_not_answer_is_given_up(tmp_path, monkeypatch, fresh)
     assert ran.text(0) == f"{os.getpid()}\n"
     assert not forking._servers
     wait_for(lambda: is_zombie(stopped), 5, "the server's end")
+
+
+@pytest.mark.parametrize("more", range(1, 6))
+def test_a_server_with_no_room_for_one_more_keeps_those_it_has(more, fresh):
+    """At whichever of the files that it opens for a kernel there is none left."""
+    with by_hand() as first:
+        serving = server()
+        number = len(list(Path(f"/proc/{serving}/fd").iterdir()))
+        resource.prlimit(serving, resource.RLIMIT_NOFILE, (number + more, 4096))
+        with by_hand() as second:
+            assert parent(second.pid) in (serving, os.getpid())
+        assert server() == serving
+        os.kill(first.pid, signal.SIGTERM)
+        wait_for(lambda: first.ended, 5, "the kernel's end")
+        assert first.exit_code == -signal.SIGTERM
 
 
 def test_a_server_that_cannot_start_is_done_without(tmp_path, monkeypatch, fresh):
