@@ -178,6 +178,9 @@ class Desk:
         }
         if do not in doing:
             raise UsageError(f"the door knows no {do!r}")
+        if do == "call":
+            # The other function is to find what this one has given in.
+            self._deliveries.settle()
         return doing[do](**fields)
 
     def _keys(self, *, nonce: str) -> dict[str, Any]:

@@ -193,7 +193,7 @@ class ForkServer:
         with contextlib.suppress(OSError):
             tell(line, code=os.waitstatus_to_exitcode(status))
         line.close()
-        if self._later and not self._lines:
+        if self._later and not self._lines and self._control is not None:
             load(self._later)
             self._later.clear()
 

@@ -23,11 +23,13 @@ from test_run import START
 
 import libsafe_nb
 from libsafe_nb import deliveries, desk, errors
+from libsafe_nb.children import Children
 from libsafe_nb.client import Client
 from libsafe_nb.deliveries import Deliveries
 from libsafe_nb.desk import Desk
 from libsafe_nb.door import Door
 from libsafe_nb.journal import Journal
+from libsafe_nb.storage import Storage
 
 HELLO = hashlib.md5(b"hello").hexdigest()
 
@@ -334,6 +336,43 @@ def test_a_function_finds_what_a_program_of_it_wrote(run, notebook, connection, 
     done = run(notebook(cell), files=[file])
 
     assert done.error is None
+
+
+def test_who_is_called_or_stored_for_a_shell_finds_what_was_given_in_before(
+    run, notebook, connection, container, monkeypatch
+):
+    """By whichever way the function gave it in."""
+    files = given_files(connection, container, 2)
+    monkeypatch.setattr(deliveries, "LINGER", 30)
+    seen = []
+
+    def called(self, **asked):
+        seen.append(connection.client.file(files[0])["hashes"])
+        raise errors.NotFound("there is no such function", status=404)
+
+    def stored(self, *arguments, **options):
+        seen.append(connection.client.file(files[1])["hashes"])
+        return upload(self, *arguments, **options)
+
+    upload = Storage.upload
+    monkeypatch.setattr(Children, "_call", called)
+    cell = START + (
+        "import libsafe_nb, subprocess\n"
+        "first, second = request.Files\n"
+        f"File.set_hash(first.id, 'md5', {HELLO!r})\n"
+        "try:\n"
+        "    libsafe_nb.call('none')\n"
+        "except libsafe_nb.errors.NotFound:\n"
+        "    pass\n"
+        f"File.set_hash(second.id, 'md5', {HELLO!r})\n"
+        "open('made.txt', 'w').write('made')\n"
+        "subprocess.run(['libsafe-nb', 'job', 'put', 'made.txt'], check=True)\n"
+    )
+    monkeypatch.setattr(Storage, "upload", stored)
+    done = run(notebook(cell), files=files)
+
+    assert done.error is None
+    assert seen[:2] == [{"md5": HELLO}] * 2
 
 
 def test_what_waits_for_its_turn_at_the_end_is_written_down(

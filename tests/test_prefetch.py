@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 import pytest
 from test_run import START
 
-from libsafe_nb import errors
+from libsafe_nb import calls, door, errors
 from libsafe_nb.client import Client
-from libsafe_nb.compat import prefetch
+from libsafe_nb.compat import others, prefetch
 from libsafe_nb.compat.files import Files
 from libsafe_nb.compat.session import Session
 from libsafe_nb.compat.standin import s3_file, s3_storage
@@ -252,6 +253,31 @@ def test_in_a_run_what_is_on_its_way_is_not_read_as_it_was_before(run, notebook,
     done = run(notebook(cell), files=files)
 
     assert done.error is None
+
+
+def test_what_a_called_function_writes_is_what_is_read(loop, gets, container, connection, monkeypatch):
+    _, files, storage = loop
+
+    def write():
+        # As if it were no process of this function's.
+        others.is_ours()
+        connection.storage.put(container, "7.txt", b"by another")
+
+    def knock(what, **fields):
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+        return {"call": "1", "job": "2", "container": container}
+
+    monkeypatch.setattr(calls, "_knock", knock)
+    monkeypatch.setenv(door.VARIABLE, "/none")
+    read = []
+    for n, file in enumerate(files):
+        if n == 5:
+            calls.call("other")
+        read.append(s3_file.get_stream(storage, file).read())
+
+    assert read[7] == b"by another"
 
 
 PAST = {

@@ -41,6 +41,12 @@ def is_ours() -> None:
     _ours.add(threading.get_ident())
 
 
+def has_begun() -> None:
+    """Another process began, or something else that may write from now on."""
+    global processes
+    processes += 1
+
+
 def _heard(event: str, arguments: tuple[Any, ...]) -> None:
     global changes
     if event == "http.client.send":
@@ -48,12 +54,7 @@ def _heard(event: str, arguments: tuple[Any, ...]) -> None:
         if threading.get_ident() not in _ours and not (isinstance(sent, bytes) and sent.startswith(READS)):
             changes += 1
     elif event in STARTS or (event == "import" and arguments[0] in SPAWNING):
-        _has_begun()
+        has_begun()
 
 
-def _has_begun() -> None:
-    global processes
-    processes += 1
-
-
-os.register_at_fork(after_in_parent=_has_begun)
+os.register_at_fork(after_in_parent=has_begun)

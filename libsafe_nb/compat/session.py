@@ -65,6 +65,7 @@ class Attached:
         socket_path: str,
         pins: Mapping[str, Mapping[str, Any]] | None = None,
         stubbed: bool = False,
+        shared: bool = False,
     ) -> None:
         self.pins = dict(pins or {})
         self.stubbed = stubbed
@@ -72,7 +73,7 @@ class Attached:
         self.socket_path = socket_path
         self.verdict: bool | None = None
         self.given: set[str] = set()
-        self._shared, self._processes = False, others.processes
+        self._shared, self._processes = shared, others.processes
         self.readings: weakref.WeakSet[Reading] = weakref.WeakSet()
 
     @property
