@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -278,6 +280,37 @@ def test_what_a_called_function_writes_is_what_is_read(loop, gets, container, co
         read.append(s3_file.get_stream(storage, file).read())
 
     assert read[7] == b"by another"
+
+
+ENDS = """
+import atexit, sys, threading
+from libsafe_nb.compat.prefetch import Workers
+atexit.register(print, "ended in order", flush=True)
+workers = Workers(2)
+for _ in range(3):
+    workers.submit(threading.Event().wait, 60)
+"""
+
+
+def test_a_fetch_that_hangs_does_not_hold_up_the_end_of_the_process():
+    """The kernel would be killed before its `atexit` functions."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "ended in order\n"
+    assert time.monotonic() - began < 30
+
+
+def test_a_session_that_is_closed_leaves_no_thread(loop):
+    session, files, storage = loop
+    for file in files:
+        s3_file.get_stream(storage, file).read()
+    mine = [each for each in threading.enumerate() if each.name == "prefetch"]
+    assert mine
+    session.close()
+    for each in mine:
+        each.join(10)
+        assert not each.is_alive()
 
 
 PAST = {

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb.compat import others
@@ -47,6 +49,38 @@ STREAK = 2
 """Files asked for one after the other, from which on the next are fetched."""
 
 
+class Workers:
+    """Threads that the end of the process does not wait for, as it does for those of a `ThreadPoolExecutor`."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        for _ in range(number):
+            threading.Thread(target=self._work, name="prefetch", daemon=True).start()
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def do() -> None:
+            try:
+                future.set_result(work(*arguments))
+            except BaseException as exc:
+                future.set_exception(exc)
+
+        self._waiting.put(do)
+        return future
+
+    def close(self) -> None:
+        """Each ends after what it is at."""
+        for _ in range(self._number):
+            self._waiting.put(None)
+
+    def _work(self) -> None:
+        others.is_ours()
+        while (do := self._waiting.get()) is not None:
+            do()
+
+
 class Prefetch:
     """For one session. Used by several threads, it may fetch something twice."""
 
@@ -59,7 +93,7 @@ class Prefetch:
         self._bytes: dict[tuple[str, str], tuple[float, Future[Opened | None]]] = {}
         self._metadata: dict[str, tuple[float, Future[dict[str, list[Descriptor] | None]]]] = {}
         self._many = True
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Workers | None = None
         self._objects: SmallObjects | None = None
 
     def handing_out(self, row: Mapping[str, Any], following: Sequence[Mapping[str, Any]]) -> None:
@@ -100,7 +134,7 @@ class Prefetch:
         self.forget()
         pool, self._pool = self._pool, None
         if pool is not None and self._process == os.getpid():
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.close()
 
     @property
     def _alone(self) -> bool:
@@ -169,7 +203,5 @@ class Prefetch:
 
     def _submit(self, work: Callable[..., Any], *arguments: Any) -> tuple[float, Future[Any]]:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(
-                THREADS, thread_name_prefix="prefetch", initializer=others.is_ours
-            )
+            self._pool = Workers(THREADS)
         return time.monotonic(), self._pool.submit(work, *arguments)
