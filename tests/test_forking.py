@@ -352,7 +352,7 @@ def test_a_server_that_does_not_answer_is_given_up(tmp_path, monkeypatch, fresh)
     wait_for(lambda: is_zombie(stopped), 5, "the server's end")
 
 
-@pytest.mark.parametrize("more", range(1, 6))
+@pytest.mark.parametrize("more", range(6))
 def test_a_server_with_no_room_for_one_more_keeps_those_it_has(more, fresh):
     """At whichever of the files that it opens for a kernel there is none left."""
     with by_hand() as first:
