@@ -51,6 +51,8 @@ class Request:
         The command of an ordinary start, which is what the kernel looks like from outside.
     limits
         Soft and hard ones (`resource.setrlimit`), by number.
+    blocked
+        Signals that the runner's thread holds back, by number; those of the server are of whichever thread began it.
     folder
         Removed when the runner is gone.
     """
@@ -61,6 +63,7 @@ class Request:
     folder: str
     umask: int
     limits: dict[str, tuple[int, int]]
+    blocked: list[int]
     processors: list[int]
 
     def send(self, line: socket.socket) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import children, door, recordedcalls
+from libsafe_nb.compat import others
 from libsafe_nb.errors import ExecutionError, LibsafeError, RunCancelled, RunFailed, UsageError
 from libsafe_nb.models import describe
 
@@ -196,6 +197,7 @@ def call(
         "version": version,
         "priority": priority,
     }
+    others.has_begun()
     if os.environ.get(door.VARIABLE):
         made = _knock("call", function=function, container=_id(container), **order)
         return Call(made["call"], made["job"], function, made["container"])

@@ -303,7 +303,7 @@ def _deliver(journal: Journal, connection: Connection, job: str, unsent: Sequenc
     waiting = [each for each in unsent if each["key"] not in delivered]
     notices: list[Write] = []
 
-    def became(write: Write, refusal: PlatformError | None) -> None:
+    def became(write: Write, refusal: LibsafeError | None) -> None:
         notice = None if refusal is None else deliveries.notice(write, refusal)
         notices.extend([] if notice is None else [notice])
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb.errors import PlatformError, Unreachable
+from libsafe_nb.errors import LibsafeError, PlatformError, Unreachable
 from libsafe_nb.patience import BUDGET
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ NOTICE = "-refused"
 CLOSES_WITHIN = 2.0
 """Seconds that `close` waits for the call under way."""
 
-Became = Callable[[Write, PlatformError | None], None]
+Became = Callable[[Write, LibsafeError | None], None]
 """Told of each write that has arrived (None), or was refused."""
 
 
@@ -61,6 +61,18 @@ def about(write: Write) -> str:
     if write["kind"] == "message":
         return "job"
     return f"file {write['file_id']}" if write["kind"] == "hash" else f"{write['target']} {write['id']}"
+
+
+FIELDS = {
+    "hash": ("file_id", "algorithm", "value"),
+    "message": ("type", "message"),
+    "metadata": ("target", "id", "descriptors"),
+}
+
+
+def whole(write: Write) -> bool:
+    """Whether it is one of the three, with all that it takes."""
+    return all(write.get(each) is not None for each in FIELDS.get(str(write.get("kind")), ("kind of none",)))
 
 
 class Sending:
@@ -101,7 +113,7 @@ class Sending:
                 self._client.message_many(self._job, [_message(each) for each in writes])
         except Unreachable:
             raise
-        except PlatformError:
+        except LibsafeError:
             # All or none: one of them was the reason, or there is no such call.
             taken = [self._one(each) for each in writes]
             if all(taken):
@@ -125,7 +137,8 @@ class Sending:
                 self._tell(write)
         except Unreachable:
             raise
-        except PlatformError as exc:
+        except LibsafeError as exc:
+            # Of the platform, or of ours: an id that is none is not sent at all.
             self._became(write, exc)
             return False
         self._became(write, None)
@@ -166,7 +179,7 @@ class Deliveries:
         self._hurry_to = 0
         self._attempts = 0
         self._fault: Unreachable | None = None
-        self._closed = False
+        self._closed, self._holding = False, True
         self._thread: threading.Thread | None = None
 
     @property
@@ -177,7 +190,13 @@ class Deliveries:
 
     def add(self, write: Write, *, wait: bool = True) -> None:
         with self._changed:
-            while wait and len(self._waiting) >= FULL and self._fault is None and not self._closed:
+            while (
+                wait
+                and self._holding
+                and len(self._waiting) >= FULL
+                and self._fault is None
+                and not self._closed
+            ):
                 self._changed.wait()
             if not self._waiting:
                 self._since = time.monotonic()
@@ -216,6 +235,12 @@ class Deliveries:
                     )
             if self._is_waiting(subject):
                 raise Unreachable("the run has ended, and what still waits is delivered by its end")
+
+    def hold_nobody(self) -> None:
+        """From now on whoever gives something in does not wait, however much is on its way."""
+        with self._changed:
+            self._holding = False
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Send no more; a call under way counts as not answered."""
@@ -268,7 +293,7 @@ class Deliveries:
             found.append(write)
         return found
 
-    def _arrived(self, write: Write, refusal: PlatformError | None) -> None:
+    def _arrived(self, write: Write, refusal: LibsafeError | None) -> None:
         self._became(write, refusal)
         with self._changed:
             del self._waiting[write["key"]]
@@ -277,7 +302,7 @@ class Deliveries:
                 del self._count[about(write)]
 
 
-def lines_of(write: Write, refusal: PlatformError | None) -> list[dict[str, Any]]:
+def lines_of(write: Write, refusal: LibsafeError | None) -> list[dict[str, Any]]:
     """What `events.jsonl` is told of a write that has arrived or was refused; the last line closes it."""
     closing = {"kind": "sent", "key": write["key"]}
     if refusal is not None:
@@ -290,7 +315,7 @@ def lines_of(write: Write, refusal: PlatformError | None) -> list[dict[str, Any]
     return [{"kind": "failure", "effect": effect, "error": f"{type(refusal).__name__}: {refusal}"}, closing]
 
 
-def notice(write: Write, refusal: PlatformError) -> dict[str, Any] | None:
+def notice(write: Write, refusal: LibsafeError) -> dict[str, Any] | None:
     """
     The message with which the job is told of a refusal, as the function has gone on; None for a refused notice.
 

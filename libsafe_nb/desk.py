@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from libsafe_nb import deliveries, record
 from libsafe_nb.deliveries import Deliveries, Write
 from libsafe_nb.errands import Errands
-from libsafe_nb.errors import PlatformError, Unreachable, UsageError
+from libsafe_nb.errors import LibsafeError, PlatformError, Unreachable, UsageError
 from libsafe_nb.patience import BUDGET
 from libsafe_nb.redact.matching import SecretSet
 from libsafe_nb.redact.values import redact_value
@@ -93,7 +93,7 @@ class Desk:
         self._nonce_spent = False
         self._lock = threading.Lock()
         self._deliveries = Deliveries(self._connection.client, job, self._became)
-        self._refused: dict[str, PlatformError] = {}
+        self._refused: dict[str, LibsafeError] = {}
         self._adding = threading.Lock()
         self._log = -1
         try:
@@ -130,6 +130,10 @@ class Desk:
             if isinstance(said, dict) and said.get("reads") is True:
                 for start in range(0, len(ids), READS):
                     client.tell_reads(ids[start : start + READS])
+
+    def take_all(self) -> None:
+        """The function has ended: what it said and is still in the door is taken now, not as fast as it can be sent."""
+        self._deliveries.hold_nobody()
 
     def settle_calls(self) -> None:
         """Note what has become of the functions that this one called, at the run's end."""
@@ -174,6 +178,9 @@ class Desk:
         }
         if do not in doing:
             raise UsageError(f"the door knows no {do!r}")
+        if do == "call":
+            # The other function is to find what this one has given in.
+            self._deliveries.settle()
         return doing[do](**fields)
 
     def _keys(self, *, nonce: str) -> dict[str, Any]:
@@ -259,7 +266,9 @@ class Desk:
             refuse(((span.secret, span.form) for span in self._secrets.find(text)), where)
             line["descriptors"] = record.plain(descriptors)
         write = deliveries.of_line(line)
-        assert write is not None
+        if write is None or not deliveries.whole(write):
+            # Once written down it would be tried for ever.
+            raise UsageError(f"write: expected a hash or metadata of a file, found {clean.get('kind')!r}")
         with self._adding:
             self._note(line)
             self._deliveries.add(write)
@@ -271,7 +280,7 @@ class Desk:
         if refusal is not None:
             raise refusal
 
-    def _became(self, write: Write, refusal: PlatformError | None) -> None:
+    def _became(self, write: Write, refusal: LibsafeError | None) -> None:
         *told, last = deliveries.lines_of(write, refusal)
         notice = None if refusal is None else deliveries.notice(write, refusal)
         told += [] if notice is None else [notice]

@@ -196,6 +196,8 @@ class DoorClient:
         ------
         ExecutionError
             The runner is gone.
+        UsageError
+            It is longer than `MAX_LINE`.
         """
         with self._lock:
             self._send({"do": do, "quiet": True, **fields})
@@ -205,8 +207,13 @@ class DoorClient:
         self._socket.close()
 
     def _send(self, message: dict[str, Any]) -> None:
+        line = json.dumps(message, default=str).encode() + b"\n"
+        if len(line) > MAX_LINE:
+            raise errors.UsageError(
+                f"{message['do']}: expected at most {MAX_LINE} bytes as JSON, found {len(line)}; nothing was sent"
+            )
         try:
-            self._socket.sendall(json.dumps(message, default=str).encode() + b"\n")
+            self._socket.sendall(line)
         except OSError as exc:
             raise errors.ExecutionError(f"the run did not take {message['do']!r}: {exc}") from exc
 

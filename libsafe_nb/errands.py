@@ -62,6 +62,7 @@ class Errands:
             socket_path="",
             pins=replay.pins if replay else None,
             stubbed=replay is not None and replay.stub,
+            shared=True,
         )
         self._session = Session(
             connection.settings.url,

@@ -17,6 +17,7 @@ import atexit
 import contextlib
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -141,6 +142,7 @@ def _request(
         folder=str(folder),
         umask=heritage.umask(),
         limits={str(number): limit for number, limit in {**own, **limits}.items()},
+        blocked=sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         processors=sorted(os.sched_getaffinity(0)),
     )
 

@@ -19,6 +19,7 @@ import gc
 import importlib
 import os
 import selectors
+import signal
 import socket
 import struct
 import sys
@@ -147,30 +148,38 @@ class ForkServer:
         if line is None or len(files) != 3:
             for each in files[0 if line is None else 1 :]:
                 os.close(each)
+            if line is not None:
+                # Of a message whose files do not fit, the first ones arrive.
+                with line, contextlib.suppress(OSError):
+                    tell(line, error=f"expected 3 open files, received {len(files)}")
             return None
         return self._fork(Birth(line, files[1], files[2]))
 
     def _fork(self, birth: Birth) -> Birth | None:
         """Fork; what the child comes with is returned there."""
-        # Another thread would be missing in the child, with the locks it holds.
-        threads = sum(1 for _ in Path("/proc/self/task").iterdir())
+        pid = watched = -1
         try:
+            # Another thread would be missing in the child, with the locks it holds.
+            threads = sum(1 for _ in Path("/proc/self/task").iterdir())
             if threads != 1:
                 raise RuntimeError(f"the fork server has {threads} threads")
             pid = os.fork()
+            watched = os.pidfd_open(pid) if pid else -1
         except (OSError, RuntimeError) as exc:
+            # Too many processes or open files: this kernel is to be started elsewhere, and the others go on.
+            if pid > 0:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
             with contextlib.suppress(OSError):
                 tell(birth.line, error=str(exc))
-            pid = -1
         if pid == 0:
             self._leave()
             return birth
         os.close(birth.guard)
         os.close(birth.errors)
-        if pid < 0:
+        if watched < 0:
             birth.line.close()
             return None
-        watched = os.pidfd_open(pid)
         self._lines[watched] = (pid, birth.line)
         self._selector.register(watched, selectors.EVENT_READ)
         return None
@@ -184,7 +193,7 @@ class ForkServer:
         with contextlib.suppress(OSError):
             tell(line, code=os.waitstatus_to_exitcode(status))
         line.close()
-        if self._later and not self._lines:
+        if self._later and not self._lines and self._control is not None:
             load(self._later)
             self._later.clear()
 

@@ -89,6 +89,10 @@ class Server:
                 line.close()
                 return None
             found = ForkedProcess(answer["pid"], line)
+        except ConnectionError:
+            # It had no room for the files, or has ended: that is seen where the next one is asked for.
+            line.close()
+            return None
         except BaseException:
             line.close()
             raise

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import site
 import sys
 from collections.abc import Mapping
@@ -25,7 +26,6 @@ READ_AT_START = (
     "COVERAGE_",
     "GLIBC_",
     "IPYTHON_",
-    "LANG",
     "LC_",
     "LD_",
     "MALLOC_",
@@ -44,11 +44,19 @@ NAMES_READ_AT_START = (
     "JUPYTER_ALLOW_INSECURE_WRITES",
     "JUPYTER_PLATFORM_DIRS",
     "JUPYTER_USE_PROGRAMDATA",
+    "LANG",
+    "LANGUAGE",
     "TERM",
     "TZ",
     "USER",
 )
 """Of Jupyter's only these: others are secrets (`JUPYTER_TOKEN`)."""
+
+KEYS = re.compile("AUTH|CRED|KEY|PASS|SECRET|TOKEN", re.IGNORECASE)
+"""In the names of variables that begin so and are others' all the same (`PYTHONANYWHERE_API_TOKEN`, `LD_SDK_KEY`)."""
+
+EXECUTED = ("sitecustomize.py", "usercustomize.py")
+"""What Python executes at its start, wherever it finds it."""
 
 NOT_FORKED = ("JPY_PARENT_PID", "JPY_INTERRUPT_EVENT")
 """With these a kernel watches over its parent, which is to be the runner."""
@@ -75,7 +83,7 @@ def start_environment(env: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in env.items()
-        if name in NAMES_READ_AT_START or name.startswith(READ_AT_START)
+        if name in NAMES_READ_AT_START or (name.startswith(READ_AT_START) and not KEYS.search(name))
     }
 
 
@@ -93,6 +101,7 @@ def key(env: Mapping[str, str], options: tuple[str, ...]) -> str | None:
         return None
     try:
         found = [sys.version, sys.executable, options, sorted(start.items()), installed(), place()]
+        found += [_stamp(each.stat()) for each in _executed(start) if each.exists()]
     except OSError:
         return None
     return hashlib.sha256(json.dumps(found).encode("utf-8", "surrogatepass")).hexdigest()
@@ -109,12 +118,21 @@ def installed() -> list[Any]:
     for folder in folders:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found.append(_stamp(Path(folder).stat()))
-            found += [_stamp(each.stat()) for each in os.scandir(folder) if each.name.endswith(".pth")]
+            found += sorted(
+                (each.name, _stamp(each.stat()))
+                for each in os.scandir(folder)
+                if each.name.endswith(".pth") or each.name in EXECUTED
+            )
     here = Path(__file__).parent
     if str(here.parent) not in folders:
         for path in (here, here / "compat", here / "interactive", here / "redact"):
             found += sorted(_stamp(each.stat()) for each in os.scandir(path) if each.name.endswith(".py"))
     return found
+
+
+def _executed(start: Mapping[str, str]) -> list[Path]:
+    folders = [each for each in start.get("PYTHONPATH", "").split(os.pathsep) if each]
+    return [Path(folder) / name for folder in folders for name in EXECUTED]
 
 
 def _stamp(found: os.stat_result) -> tuple[int, int, int]:

@@ -205,7 +205,7 @@ def start(
     Raises
     ------
     ExecutionError
-        The directory is missing, or the process could not be started.
+        The directory is missing, the disk is full, or the process could not be started.
     """
     folder = _folder()
     try:
@@ -232,8 +232,12 @@ def start(
             complete["IPYTHONDIR"] = str(folder / "ipython")
         own = spec.own if spec.ipykernel and extension == _EXTENSION else None
         return Kernel(spec, folder, key, *_spawn(argv, own, folder, cwd, complete, memory, cpu, platform))
-    except BaseException:
+    except BaseException as exc:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(exc, OSError):
+            raise ExecutionError(
+                f"{folder}: the kernel's folder cannot be written ({exc.strerror or exc})"
+            ) from exc
         raise
 
 

@@ -59,6 +59,7 @@ def _begin(request: Request, birth: Birth) -> None:
     for done in (null, birth.errors, birth.guard):
         os.close(done)
     os.umask(request.umask)
+    signal.pthread_sigmask(signal.SIG_SETMASK, request.blocked)
     os.sched_setaffinity(0, request.processors)
     os.chdir(request.cwd)
     for name, limit in request.limits.items():

@@ -124,12 +124,7 @@ class ObjectStream(io.RawIOBase):
             left = max(self.size - self._position, 0)
             wanted = left if size is None or size < 0 else min(size, left)
             at = self._position
-            try:
-                data = self._read(wanted) if wanted else b""
-            except BaseException:
-                # What came before the error was not handed out.
-                self._position = at
-                raise
+            data = self._read(wanted) if wanted else b""
             if self._observer is not None:
                 self._observer.delivered(at, data)
             return data
@@ -186,12 +181,18 @@ class ObjectStream(io.RawIOBase):
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """One thread at a time, in the process that the connections belong to."""
+        """One thread at a time, in the process that the connections belong to; what fails has not moved."""
         if self._process != os.getpid():
             self._forked()
         with self._lock:
             self._check()
-            yield
+            at = self._position
+            try:
+                yield
+            except BaseException:
+                # What came before the error was not handed out.
+                self._position = at
+                raise
 
     def _forked(self) -> None:
         """

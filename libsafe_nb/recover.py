@@ -330,7 +330,7 @@ def _delivered(journal: Journal, connection: Connection, job: str) -> list[dict[
         return lines
     at = datetime.now(UTC).isoformat(timespec="milliseconds")
 
-    def became(write: deliveries.Write, refusal: PlatformError | None) -> None:
+    def became(write: deliveries.Write, refusal: LibsafeError | None) -> None:
         notice = None if refusal is None else deliveries.notice(write, refusal)
         told = [*deliveries.lines_of(write, refusal), *([] if notice is None else [notice])]
         lines.extend({**each, "at": at} for each in told)
@@ -376,7 +376,9 @@ def _story(
     if missing:
         recovered["not_searched_for"] = missing
     if executed is not None:
-        outcome, verdict = outcome_of(executed["outcome"]), executed["verdict"]
+        outcome = outcome_of(executed["outcome"])
+        # What was refused since then lowers it.
+        verdict = False if desk.verdict(lines) is False else executed["verdict"]
         redactions = [Redaction(**each) for each in executed["redactions"]]
         data = _notebook(journal.folder)
         reason = "its runner ended after the last cell, before the evidence was stored"

@@ -460,6 +460,7 @@ def _at_the_door(
             journal.write("started")
             with Door(door, desk.answer), lease.kept(plan.connection, plan.payload.container, plan.run):
                 outcome = _execute(course, journal, desk, door)
+                desk.take_all()
         except Exception as exc:
             course.interrupts.finishing = True
             # Whatever it is, there is a job, and it is told and closed like any other.

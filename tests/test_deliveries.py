@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import threading
 import time
@@ -20,9 +21,15 @@ from test_recover import (  # noqa: F401 - fixtures
 )
 from test_run import START
 
-from libsafe_nb import deliveries, errors
+import libsafe_nb
+from libsafe_nb import deliveries, desk, errors
+from libsafe_nb.children import Children
 from libsafe_nb.client import Client
 from libsafe_nb.deliveries import Deliveries
+from libsafe_nb.desk import Desk
+from libsafe_nb.door import Door
+from libsafe_nb.journal import Journal
+from libsafe_nb.storage import Storage
 
 HELLO = hashlib.md5(b"hello").hexdigest()
 
@@ -315,6 +322,130 @@ def test_a_function_finds_its_own_writes(run, notebook, connection, container):
     assert done.status == "completed"
 
 
+def test_a_function_finds_what_a_program_of_it_wrote(run, notebook, connection, container):
+    """`libsafe-nb job` gives in and ends; Python's own process knows nothing of it."""
+    (file,) = given_files(connection, container, 1)
+    cell = START + (
+        "import subprocess\n"
+        "(file,) = request.Files\n"
+        f"subprocess.run(['libsafe-nb', 'job', 'hash', file.id, 'md5', {HELLO!r}], check=True)\n"
+        "subprocess.run(['libsafe-nb', 'job', 'log', 'by a program'], check=True)\n"
+        f"assert File.get_hashes(file) == {{'md5': {HELLO!r}}}\n"
+        "assert 'by a program' in [each.message for each in Job.get_messages(request.job_id)]\n"
+    )
+    done = run(notebook(cell), files=[file])
+
+    assert done.error is None
+
+
+def test_who_is_called_or_stored_for_a_shell_finds_what_was_given_in_before(
+    run, notebook, connection, container, monkeypatch
+):
+    """By whichever way the function gave it in."""
+    files = given_files(connection, container, 2)
+    monkeypatch.setattr(deliveries, "LINGER", 30)
+    seen = []
+
+    def called(self, **asked):
+        seen.append(connection.client.file(files[0])["hashes"])
+        raise errors.NotFound("there is no such function", status=404)
+
+    def stored(self, *arguments, **options):
+        seen.append(connection.client.file(files[1])["hashes"])
+        return upload(self, *arguments, **options)
+
+    upload = Storage.upload
+    monkeypatch.setattr(Children, "_call", called)
+    cell = START + (
+        "import libsafe_nb, subprocess\n"
+        "first, second = request.Files\n"
+        f"File.set_hash(first.id, 'md5', {HELLO!r})\n"
+        "try:\n"
+        "    libsafe_nb.call('none')\n"
+        "except libsafe_nb.errors.NotFound:\n"
+        "    pass\n"
+        f"File.set_hash(second.id, 'md5', {HELLO!r})\n"
+        "open('made.txt', 'w').write('made')\n"
+        "subprocess.run(['libsafe-nb', 'job', 'put', 'made.txt'], check=True)\n"
+    )
+    monkeypatch.setattr(Storage, "upload", stored)
+    done = run(notebook(cell), files=files)
+
+    assert done.error is None
+    assert seen[:2] == [{"md5": HELLO}] * 2
+
+
+def test_what_waits_for_its_turn_at_the_end_is_written_down(
+    run, notebook, connection, container, monkeypatch
+):
+    """A function may end while more is on its way than can be sent: what it said is taken before its door is shut."""
+    monkeypatch.setattr(deliveries, "FULL", 30)
+    monkeypatch.setattr(deliveries, "MOST", 10)
+    closed, many, close, note = threading.Event(), Client.message_many, Door.close, Desk._note
+    noted, before = [], []
+
+    def slow(self, *arguments):
+        closed.wait(10)
+        return many(self, *arguments)
+
+    def shut(self):
+        close(self)
+        before.extend(noted)
+        closed.set()
+
+    def remember(self, event):
+        note(self, event)
+        noted.append(event.get("message"))
+
+    monkeypatch.setattr(Client, "message_many", slow)
+    monkeypatch.setattr(Door, "close", shut)
+    monkeypatch.setattr(Desk, "_note", remember)
+    done = run(notebook(START + "for n in range(90): request.log(f'message {n}')\n"))
+
+    expected = [f"message {n}" for n in range(90)]
+    assert [each for each in before if each] == expected
+    assert messages_of(connection, container, done) == expected
+    assert [each for each in said(connection, container) if each.startswith("message ")] == expected
+
+
+def test_one_that_is_too_long_for_the_door_is_told_and_shuts_it_for_no_other(run, notebook):
+    cell = START + (
+        "from libsafe_nb import door, errors\n"
+        "try:\n"
+        "    request.log('x' * door.MAX_LINE)\n"
+        "except errors.UsageError as exc:\n"
+        "    print(exc)\n"
+        "    request.log('told')\n"
+        "else:\n"
+        "    raise AssertionError\n"
+    )
+
+    assert run(notebook(cell)).error is None
+
+
+def test_what_is_no_write_keeps_no_run_from_its_end(run, notebook, connection, container):
+    """Of whatever speaks at the door: what makes no sense is answered, what cannot be sent is refused, the rest arrives."""
+    cell = START + (
+        "from libsafe_nb import errors\n"
+        "from libsafe_nb.compat import session\n"
+        "door = session.attached().door\n"
+        "for effect in ({'kind': 'hash', 'file_id': '1'}, {'kind': 'other'}, {}):\n"
+        "    try:\n"
+        "        door.call('write', effect=effect)\n"
+        "    except errors.LibsafeError as exc:\n"
+        "        print(exc)\n"
+        "    else:\n"
+        "        raise AssertionError(effect)\n"
+        "door.call('write', effect={'kind': 'hash', 'file_id': '..', 'algorithm': 'md5', 'value': '0' * 32})\n"
+        "request.log('after it')\n"
+    )
+    done = run(notebook(cell))
+
+    assert done.status == "failed"
+    assert connection.client.job(done.job)["status"] == "FAILED"
+    assert "after it" in said(connection, container)
+
+
 def test_a_write_that_is_refused_later_fails_the_run_and_names_its_file(run, notebook, connection, container):
     """The second file goes away between its look-up and its hash; the function has gone on and knows nothing."""
     files = given_files(connection, container, 3)
@@ -475,3 +606,39 @@ def test_a_platform_without_calls_for_many_gets_everything_all_the_same(
         f"message {n}" for n in range(5)
     ]
     assert all(connection.client.file(each)["hashes"] == {"md5": HELLO} for each in files)
+
+
+def test_what_a_recovery_finds_refused_fails_the_run(notebook, settings, connection, container, monkeypatch):  # noqa: F811
+    """Also where the runner had written its verdict down: it had not heard of the refusal."""
+    (file,) = given_files(connection, container, 1)
+    cell = START + f"(file,) = request.Files\nFile.set_hash(file.id, 'md5', {HELLO!r})\n"
+    payload = {"function_data": {"container": {"id": container}, "files": {"ids": [file]}}}
+    write = Journal.write
+
+    def deadly(self, name, **facts):
+        if name == "frozen":
+            os._exit(9)
+        write(self, name, **facts)
+
+    def away(self, *arguments, **options):
+        raise errors.Unreachable("away")
+
+    def refused(self, *arguments, **options):
+        raise errors.NotFound("there is no such file", status=404)
+
+    child = os.fork()
+    if not child:
+        try:
+            monkeypatch.setattr(Journal, "write", deadly)
+            monkeypatch.setattr(Client, "set_hash", away)
+            monkeypatch.setattr(desk, "STALLED", 0.1)
+            libsafe_nb.run(payload, notebook(cell), settings=settings)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    monkeypatch.setattr(Client, "set_hash", refused)
+    (found,) = recovered(settings)
+
+    assert found.status == "failed"
+    assert connection.client.job(found.job)["status"] == "FAILED"
+    assert any(each.startswith("not stored: the hash md5") for each in said(connection, container))

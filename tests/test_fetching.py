@@ -315,3 +315,27 @@ def test_a_body_that_is_longer_than_was_asked_for_is_read_as_it_is():
     with ObjectStream(source) as stream:
         assert stream.read() == DATA
     assert len(place.bodies) == 1
+
+
+def test_a_look_or_a_line_that_fails_loses_no_byte(monkeypatch):
+    """What had been taken for it before the connection dropped is there for the next call."""
+    monkeypatch.setattr(fetching.Patience, "pause", lambda *_, **__: None)
+    data = b"x" * 20_000 + b"\n" + b"y" * 20_000
+    for call in (lambda each: each.peek(), lambda each: each.readline()):
+        place = Place(data)
+        with place.stream() as stream:
+            # Ten bytes are left in the buffer; those behind them cannot be had.
+            stream.peek()
+            start = 54 if stream.read(54) else 0
+            place.breaks = [64]
+            with pytest.raises(errors.StorageUnreachable):
+                call(stream)
+            assert stream.tell() == start
+            assert stream.read() == data[start:]
+        place = Place(data)
+        with place.stream() as stream:
+            place.breaks = [19_000]
+            with pytest.raises(errors.StorageUnreachable):
+                stream.readline()
+            assert stream.tell() == 0
+            assert stream.readline() == data[:20_001]

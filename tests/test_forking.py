@@ -3,11 +3,13 @@
 import array
 import json
 import os
+import resource
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -228,6 +230,28 @@ def test_runs_beside_each_other_have_each_their_own(tmp_path):
 # ------------------------------------------------------------- the server
 
 
+def blocked():
+    with by_hand() as kernel:
+        status = Path(f"/proc/{kernel.pid}/status").read_text()
+        assert parent(kernel.pid) == server()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")), 16)
+
+
+def test_a_kernel_holds_back_the_signals_of_its_own_runner(fresh):
+    """And not those of the thread that happened to start the server: it could never be interrupted."""
+    found = []
+
+    def held_back():
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        found.append(blocked())
+
+    thread = threading.Thread(target=held_back)
+    thread.start()
+    thread.join()
+
+    assert [*found, blocked()] == [1 << signal.SIGINT - 1 | 1 << signal.SIGTERM - 1, 0]
+
+
 def test_the_server_has_one_thread_and_nothing_of_a_run(tmp_path, fresh):
     secret = "the-secret-of-this-run"
     env = {**kernels.environment(), "PASSWORD": secret}
@@ -326,6 +350,21 @@ def test_a_server_that_does_not_answer_is_given_up(tmp_path, monkeypatch, fresh)
     assert ran.text(0) == f"{os.getpid()}\n"
     assert not forking._servers
     wait_for(lambda: is_zombie(stopped), 5, "the server's end")
+
+
+@pytest.mark.parametrize("more", range(6))
+def test_a_server_with_no_room_for_one_more_keeps_those_it_has(more, fresh):
+    """At whichever of the files that it opens for a kernel there is none left."""
+    with by_hand() as first:
+        serving = server()
+        number = len(list(Path(f"/proc/{serving}/fd").iterdir()))
+        resource.prlimit(serving, resource.RLIMIT_NOFILE, (number + more, 4096))
+        with by_hand() as second:
+            assert parent(second.pid) in (serving, os.getpid())
+        assert server() == serving
+        os.kill(first.pid, signal.SIGTERM)
+        wait_for(lambda: first.ended, 5, "the kernel's end")
+        assert first.exit_code == -signal.SIGTERM
 
 
 def test_a_server_that_cannot_start_is_done_without(tmp_path, monkeypatch, fresh):
@@ -444,11 +483,28 @@ def test_a_key_tells_what_is_installed(tmp_path, monkeypatch):
     keys.append(heritage.key(env, ()))
     (tmp_path / "more.pth").write_text("/other\n")
     keys.append(heritage.key(env, ()))
+    (tmp_path / "sitecustomize.py").write_text("")
+    keys.append(heritage.key(env, ()))
+    (tmp_path / "sitecustomize.py").write_text("import this")
+    keys.append(heritage.key(env, ()))
     keys.append(heritage.key(env, ("-Xfrozen_modules=off",)))
     keys.append(heritage.key({**env, "HOME": "/elsewhere"}, ()))
 
     assert len(set(keys)) == len(keys)
-    assert heritage.key({**env, "ANY": "other"}, ()) == keys[3]
+    assert heritage.key({**env, "ANY": "other"}, ()) == keys[5]
+
+
+def test_a_key_tells_what_python_executes_at_its_start(tmp_path):
+    """Which may lie in a folder of PYTHONPATH; what else is there is imported by the runs' own kernels."""
+    env = {**kernels.environment(), "PYTHONPATH": str(tmp_path)}
+    keys = [heritage.key(env, ())]
+    (tmp_path / "own.py").write_text("")
+    assert heritage.key(env, ()) == keys[0]
+    for text in ("", "import this"):
+        (tmp_path / "usercustomize.py").write_text(text)
+        keys.append(heritage.key(env, ()))
+
+    assert len(set(keys)) == 3
 
 
 READS = """
@@ -473,6 +529,19 @@ def test_what_the_server_reads_is_in_the_key():
 
     assert set(read) - set(heritage.start_environment(read)) == set(heritage.NOT_FORKED)
     assert heritage.key({"JPY_PARENT_PID": "1"}, ()) is None
+
+
+def test_no_key_of_anybodys_is_what_the_server_starts_with():
+    """Names that begin as those of Python, the loader or a locale do, and are keys."""
+    keys = (
+        "COVERAGE_TOKEN LANGCHAIN_API_KEY LANGFUSE_SECRET LC_APP_KEY LD_SDK_KEY OPENSSL_PASSPHRASE "
+        "PYTHONANYWHERE_API_TOKEN PYTHON_KEYRING_CREDENTIALS"
+    )
+    read = ["LANG", "LANGUAGE", "LC_ALL", "LD_PRELOAD", "PYTHONHASHSEED", "PYTHON_GIL", "OPENSSL_CONF"]
+    env = dict.fromkeys([*keys.split(), *read], "x")
+
+    assert sorted(heritage.start_environment(env)) == sorted(read)
+    assert heritage.key(env, ()) == heritage.key({**env, "LANGCHAIN_API_KEY": "y"}, ())
 
 
 # ------------------------------------------------------------- a platform's

@@ -1,5 +1,6 @@
 """Kernels: found out before a run, started in a place of their own, and never left behind."""
 
+import errno
 import gzip
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -220,6 +222,20 @@ def test_a_long_runtime_directory_is_passed_over(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
     with kernels.start(kernels.check("python3")) as kernel:
         assert len(f"{kernel.folder}/k-5") <= kernels.MAX_SOCKET_PATH
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_removed(tmp_path, monkeypatch):
+    def full(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="x-", dir="/tmp"))
+    runtime = Path(os.environ["XDG_RUNTIME_DIR"])
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(ExecutionError, match=f"{runtime}/lsnb-.* cannot be written .No space left"):
+        kernels.start(kernels.check("python3"))
+
+    assert not list(runtime.iterdir())
+    runtime.rmdir()
 
 
 @both_ways

@@ -213,6 +213,48 @@ def test_a_server_is_killed(victim, count, runs, served):
     assert_whole(runs, count)
 
 
+TELLER = """
+from libsafe_nb.compat import session
+job, file = json_sample["function_data"]["job"]["id"], json_sample["function_data"]["files"]["ids"][0]
+File.get(file)
+for number in range(200):
+    request.log(f"message {{number}}")
+    File.set_metadata(file, [{{"iecode": "title", "value": f"{{job}} {{number}}", "action": "add"}}])
+    if number % 10 == 9:
+        # Answered when the runner has read all that came before.
+        session.attached().door.call("payload")
+        open({mark!r}, "w").write(f"{{number + 1}}")
+"""
+
+
+@pytest.mark.parametrize("count", [pytest.param(2, id="few"), *FEW_OR_MANY[1:]])
+def test_whatever_is_killed_what_was_told_arrives_once_and_in_order(count, runs, tmp_path, notebook):
+    mark = tmp_path / "mark"
+    runs.function = notebook(START + TELLER.format(mark=str(mark)), name="teller.ipynb"), runs.function[1]
+    connection, instants = connect(settings=runs.settings), random.Random(SEED)
+    for number in range(count):
+        process, folder = runs.start_until("kernel")
+        wait_for(lambda: mark.exists() and mark.read_text(), 60, "the first of it")
+        time.sleep(instants.uniform(0, 0.3))
+        kernel = ProcessId.parse(runs.steps(folder).get("kernel")) if number % 2 else None
+        (kernel.signal(signal.SIGKILL) if kernel is not None else process.kill())
+        process.communicate(timeout=120)
+        runs.recover()
+        told = int(mark.read_text() or 0)
+        mark.unlink()
+
+        job = max((each["id"] for each in connection.client.jobs(container=runs.container)), key=int)
+        said = [each["message"] for each in connection.client.messages(job)]
+        said = [each for each in said if each.startswith("message ")]
+        assert said == [f"message {each}" for each in range(len(said))]
+        assert len(said) >= told
+        file = connection.client.file_by_path(runs.container, "upload.bin")["id"]
+        (titles,) = connection.client.metadata(file)
+        values = [each for each in titles["value"] if each.startswith(f"{job} ")]
+        assert values == [f"{job} {each}" for each in range(len(values))]
+        assert len(said) - 1 <= len(values) <= len(said)
+
+
 def test_the_test_can_fail(runs):
     """What is looked for in these tests is found where it is: a job left open, evidence that is not there."""
     process, _ = runs.start_until("kernel")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import threading
 import time
 
 import pytest
 from test_run import START
 
-from libsafe_nb import errors
+from libsafe_nb import calls, door, errors
 from libsafe_nb.client import Client
-from libsafe_nb.compat import prefetch
+from libsafe_nb.compat import others, prefetch
 from libsafe_nb.compat.files import Files
 from libsafe_nb.compat.session import Session
 from libsafe_nb.compat.standin import s3_file, s3_storage
@@ -233,3 +236,121 @@ def test_in_a_run_a_loop_sees_what_it_and_its_children_wrote(run, notebook, conn
 
     assert done.error is None
     assert done.status == "completed"
+
+
+def test_in_a_run_what_is_on_its_way_is_not_read_as_it_was_before(run, notebook, connection, container):
+    """Metadata that the runner has yet to send, of a file whose metadata would be fetched beforehand meanwhile."""
+    files = []
+    for n in range(12):
+        connection.storage.put(container, f"{n:02}.txt", b"x")
+        files.append(str(connection.client.file_by_path(container, f"{n:02}.txt")["id"]))
+    cell = START + (
+        "titles = []\n"
+        "for n, file in enumerate(request.Files):\n"
+        "    titles.append((File.get_metadata(file.id, True) or {}).get('title'))\n"
+        "    if n == 3:\n"
+        "        File.set_metadata(request.Files[8].id, {'title': 'set'})\n"
+        "assert titles == [None] * 8 + ['set'] + [None] * 3, titles\n"
+    )
+    done = run(notebook(cell), files=files)
+
+    assert done.error is None
+
+
+def test_what_a_called_function_writes_is_what_is_read(loop, gets, container, connection, monkeypatch):
+    _, files, storage = loop
+
+    def write():
+        # As if it were no process of this function's.
+        others.is_ours()
+        connection.storage.put(container, "7.txt", b"by another")
+
+    def knock(what, **fields):
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+        return {"call": "1", "job": "2", "container": container}
+
+    monkeypatch.setattr(calls, "_knock", knock)
+    monkeypatch.setenv(door.VARIABLE, "/none")
+    read = []
+    for n, file in enumerate(files):
+        if n == 5:
+            calls.call("other")
+        read.append(s3_file.get_stream(storage, file).read())
+
+    assert read[7] == b"by another"
+
+
+ENDS = """
+import atexit, sys, threading
+from libsafe_nb.compat.prefetch import Workers
+atexit.register(print, "ended in order", flush=True)
+workers = Workers(2)
+for _ in range(3):
+    workers.submit(threading.Event().wait, 60)
+"""
+
+
+def test_a_fetch_that_hangs_does_not_hold_up_the_end_of_the_process():
+    """The kernel would be killed before its `atexit` functions."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "ended in order\n"
+    assert time.monotonic() - began < 30
+
+
+def test_a_session_that_is_closed_leaves_no_thread(loop):
+    session, files, storage = loop
+    for file in files:
+        s3_file.get_stream(storage, file).read()
+    mine = [each for each in threading.enumerate() if each.name == "prefetch"]
+    assert mine
+    session.close()
+    for each in mine:
+        each.join(10)
+        assert not each.is_alive()
+
+
+PAST = {
+    "a client of its own": "exec(program)",
+    "a program": "subprocess.run([sys.executable, '-c', program], check=True)",
+    "a shell": "assert os.system(shlex.join([sys.executable, '-c', program])) == 0",
+    "a spawned process": (
+        "spawned = multiprocessing.get_context('spawn').Process(target=exec, args=(program,))\n"
+        "spawned.start()\nspawned.join()"
+    ),
+}
+
+
+@pytest.mark.parametrize("how", PAST)
+def test_what_a_function_writes_past_us_is_what_it_reads(loop, gets, how):
+    session, files, storage = loop
+    s3, key = session.s3, f"{storage.container_id}/7.txt"
+    program = (
+        "import boto3\n"
+        f"client = boto3.client('s3', endpoint_url={s3.endpoint!r}, aws_access_key_id={s3.access_key!r},"
+        f" aws_secret_access_key={s3.secret_key!r}, region_name='us-east-1')\n"
+        f"client.put_object(Bucket={s3.bucket!r}, Key={key!r}, Body=b'past us')\n"
+    )
+    read = []
+    for n, file in enumerate(files):
+        if n == 5:
+            exec(
+                f"import multiprocessing, os, shlex, subprocess, sys\n{PAST[how]}",
+                {"program": program},
+            )
+        read.append(s3_file.get_stream(storage, file).read())
+
+    assert gets
+    assert read == [b"past us" if n == 7 else f"number {n}".encode() for n in range(10)]
+
+
+def test_a_loop_that_writes_at_each_file_fetches_none_in_vain(loop, gets, container):
+    session, files, storage = loop
+    for n, file in enumerate(files):
+        s3_file.get_stream(storage, file).read()
+        session.outbox.write(container, f"made/{n}.txt", b"made", None)
+
+    assert gets == []

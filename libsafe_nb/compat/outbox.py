@@ -230,7 +230,7 @@ class Outbox:
             return False
         about = f"file {file_id}"
         if more:
-            self._session.prefetch.forget()
+            self._session.prefetch.forget_metadata(file_id)
             # The runner may know of a key in it that is not known here.
             attached.given.add(about)
             attached.door.call("write", effect=event, **more)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from libsafe_nb import door as door_
 from libsafe_nb import marks
 from libsafe_nb import settings as settings_
+from libsafe_nb.compat import others
 from libsafe_nb.compat.prefetch import Prefetch
 from libsafe_nb.errors import ExecutionError, PlatformError, SettingsError, Unreachable
 from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
@@ -64,6 +65,7 @@ class Attached:
         socket_path: str,
         pins: Mapping[str, Mapping[str, Any]] | None = None,
         stubbed: bool = False,
+        shared: bool = False,
     ) -> None:
         self.pins = dict(pins or {})
         self.stubbed = stubbed
@@ -71,9 +73,13 @@ class Attached:
         self.socket_path = socket_path
         self.verdict: bool | None = None
         self.given: set[str] = set()
-        # Another process of the function may give something in, of which this one does not know.
-        self.shared = False
+        self._shared, self._processes = shared, others.processes
         self.readings: weakref.WeakSet[Reading] = weakref.WeakSet()
+
+    @property
+    def shared(self) -> bool:
+        """Whether something may have been given in of which this process does not know, as by another of the function."""
+        return self._shared or others.processes != self._processes
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """Tell the runner of an effect. It has it on return, also if this process dies next."""
@@ -93,7 +99,7 @@ class Attached:
                 self.settle(None)
             if self.given:
                 # Away: from now on the runner is asked each time, which remembers all.
-                self.shared = True
+                self._shared = True
                 self.given.clear()
         self.given.add(about)
         self.door.post(do, **fields)
@@ -114,7 +120,7 @@ class Attached:
     def forked(self) -> None:
         """In a forked child: knock at the door with a connection of its own, or two processes' lines would mix."""
         self.readings = weakref.WeakSet()
-        self.shared = True
+        self._shared = True
         # Where the runner is gone, nobody is left whose lines could mix.
         with contextlib.suppress(ExecutionError):
             self.door = door_.connect(self.socket_path)
@@ -285,6 +291,7 @@ def configure(
 ) -> Session:
     """Attach the run that handed out these keys; every effect is told to it from now on."""
     global _attached, _run_session, _current
+    others.watch()
     _attached = Attached(run=run, job=job, door=door, socket_path=socket_path, pins=pins)
     atexit.register(_attached.finish)
     _run_session = Session(
@@ -371,12 +378,7 @@ def _forked() -> None:
         _attached.forked()
 
 
-def _has_forked() -> None:
-    if _attached is not None:
-        _attached.shared = True
-
-
-os.register_at_fork(after_in_child=_forked, after_in_parent=_has_forked)
+os.register_at_fork(after_in_child=_forked)
 
 
 def _is_real(value: Any) -> bool:
