@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from figures import Row, keep, made, options, table
+from figures import Row, keep, made, options, ratio, table
 
 TARGETS = {
     "warm": ("in process, warm", 4.0),
@@ -198,6 +198,7 @@ def measure(times: int, cells: int) -> dict[str, Any]:
         "times": times,
         "versions": {each: version(each) for each in ("papermill", "nbclient", "ipykernel", "IPython")},
         "ms": {name: figures(values) for name, values in taken.items()},
+        "seconds": taken,
         "stages_ms": {name: figures(values) for name, values in stages.taken.items()},
     }
 
@@ -222,17 +223,19 @@ def figures(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def rows(ms: dict[str, dict[str, float]]) -> list[Row]:
+def rows(ms: dict[str, dict[str, float]], seconds: dict[str, list[float]]) -> list[Row]:
     """What is told of the medians; the floor is the limit of whatever runs in a warm process."""
     floor, papermill = ms["floor"]["median"], ms["warm: papermill"]["median"]
     found = []
     for name, (words, target) in TARGETS.items():
         ours, peer = ms[f"{name}: ours"]["median"], ms[f"{name}: papermill"]["median"]
         limit = floor if name == "warm" else None
-        found.append(Row(words, ours, peer, limit, peer / ours, "peer", target, "ms"))
-    alone = ms["warm: ours, not forked"]["median"]
+        times = ratio(seconds, f"{name}: papermill", f"{name}: ours")
+        found.append(Row(words, ours, peer, limit, times, "peer", target, "ms"))
+    name = "warm: ours, not forked"
     words = "in process, warm, without the fork server"
-    return [*found, Row(words, alone, papermill, floor, papermill / alone, "peer", None, "ms")]
+    times = ratio(seconds, "warm: papermill", name)
+    return [*found, Row(words, ms[name]["median"], papermill, floor, times, "peer", None, "ms")]
 
 
 def stages(found: dict[str, Any]) -> str:
@@ -249,7 +252,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     found = measure(given.runs, given.cells)
     head = f"{found['cells']} cells, median of {found['times']}, ms"
-    told = rows(found["ms"])
+    told = rows(found["ms"], found["seconds"])
     text = table(head, told) + "\n" + stages(found)
     keep("engine", told, text, path=given.json, page=given.page, title=head, **found)
 
