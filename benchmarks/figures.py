@@ -74,9 +74,12 @@ def keep(
 
 
 def made() -> str:
-    """The sentence below a table: when, with what and how busy."""
-    when, load = time.strftime("%Y-%m-%d", time.gmtime()), os.getloadavg()[2]
-    return f"Made on {when}, Python {platform.python_version()}, {os.cpu_count()} cores, load {load:.1f} (15 minutes).\n"
+    """The sentence below a table: when, with what and how busy; and that the machine was too busy, if it was."""
+    when, load, cores = time.strftime("%Y-%m-%d", time.gmtime()), os.getloadavg()[2], os.cpu_count() or 1
+    told = f"Made on {when}, Python {platform.python_version()}, {cores} cores, load {load:.1f} (15 minutes)."
+    if load > 2 * cores:
+        told += " Other work kept the cores busy: what needs both of them is told too slow, and the turns differ much."
+    return told + "\n"
 
 
 def options(doc: str | None, *, runs: int = 7) -> argparse.ArgumentParser:

@@ -47,9 +47,11 @@ def draw(rows: list[tuple[str, dict[str, Any]]], target: Path) -> None:
     axes.set_xlim(least / 1.15, most * 2.2)
     for place, (_, row) in enumerate(rows):
         times = "x the peer" if row["against"] == "peer" else " of the limit"
-        words = f"{row['ratio']:.2g}{times} (must reach {row['target']:g})"
+        words = f"{row['ratio']:.{1 if row['ratio'] >= 2 else 2}f}{times} (must reach {row['target']:g})"
         axes.text(max(share[place], 1) * 1.04, place, words, va="center", color=GREY, fontsize=9)
-    axes.set_yticks(range(len(rows)), [f"{row['what']}\n{title}" for title, row in rows], fontsize=8)
+    axes.set_yticks(
+        range(len(rows)), [f"{row['what']}\n{title}".replace("`", "") for title, row in rows], fontsize=8
+    )
     axes.invert_yaxis()
     axes.set_xticks([1], ["what it must reach"])
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())

@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import figures
@@ -201,7 +202,7 @@ def measure(folder: Path, given: argparse.Namespace) -> None:
             return time.perf_counter() - began
 
         ways = {
-            "ours": lambda: ours(True),
+            **({"ours": lambda: ours(True)} if find_spec("obstore") else {}),
             "ours, without obstore": lambda: ours(False),
             "peer": peer,
             "limit": limit,
@@ -211,6 +212,9 @@ def measure(folder: Path, given: argparse.Namespace) -> None:
     med = {name: statistics.median(each) for name, each in taken.items()}
     rows = []
     for what, name in (("the vendor's sample", "ours"), ("without obstore", "ours, without obstore")):
+        if name not in med:
+            # It is an extra: pip install 'libsafe-nb[fast]'
+            continue
         row = (med[name], med["peer"], med["limit"], figures.ratio(taken, "peer", name))
         rows.append(figures.Row(what, *row, "peer", 6.0))
     head = f"{count} files of {kib} KiB, median of {runs}, s"
