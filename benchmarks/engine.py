@@ -1,7 +1,7 @@
 """
 How fast one notebook is: our engine, papermill's own, and the floor, side by side in one run.
 
-    python benchmarks/engine.py [--times 7] [--cells 20] [--json FILE] [--page docs/performance.md]
+    python benchmarks/engine.py [--runs 7] [--cells 20] [--json FILE] [--page docs/performance.md]
 
 In process and warm: the same process has run it before. First run: each sample is a process of its own, papermill's as
 well, and only the run is timed, not the imports. Commands are timed from start to end of their process. Ours with
@@ -14,12 +14,9 @@ Writes the figures as JSON, and with `--page` the table between the marks of tha
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,21 +24,19 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from figures import Row, keep, made, options, ratio, table
 
-RESULTS = Path(__file__).parent / "results" / "engine.json"
 TARGETS = {
     "warm": ("in process, warm", 4.0),
     "first run": ("in process, first run", 1.7),
     "command": ("whole command, ours with its evidence, a local platform up", 1.3),
 }
 PARAMETERS = 'json_sample = {"function_data": {"container": {"id": "1"}}, "function_params": {}}'
-MARKS = ("<!-- engine -->\n", "<!-- end of engine -->")
 
 FIRST = """
 import sys, time, warnings
@@ -199,13 +194,11 @@ def measure(times: int, cells: int) -> dict[str, Any]:
             take("command: papermill", command("papermill", function, str(folder / "out.ipynb")))
     print()
     return {
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "cells": cells,
         "times": times,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
         "versions": {each: version(each) for each in ("papermill", "nbclient", "ipykernel", "IPython")},
         "ms": {name: figures(values) for name, values in taken.items()},
+        "seconds": taken,
         "stages_ms": {name: figures(values) for name, values in stages.taken.items()},
     }
 
@@ -230,50 +223,38 @@ def figures(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    ms = found["ms"]
-    lines = [
-        f"| {found['cells']} cells, median of {found['times']}, ms | ours | papermill's engine | ratio | must reach |",
-        "|---|---|---|---|---|",
-    ]
+def rows(ms: dict[str, dict[str, float]], seconds: dict[str, list[float]]) -> list[Row]:
+    """What is told of the medians; the floor is the limit of whatever runs in a warm process."""
+    floor, papermill = ms["floor"]["median"], ms["warm: papermill"]["median"]
+    found = []
     for name, (words, target) in TARGETS.items():
         ours, peer = ms[f"{name}: ours"]["median"], ms[f"{name}: papermill"]["median"]
-        lines.append(f"| {words} | {ours:.0f} | {peer:.0f} | **{peer / ours:.1f}x** | {target}x |")
-    alone, peer = ms["warm: ours, not forked"]["median"], ms["warm: papermill"]["median"]
-    lines.append(
-        f"| in process, warm, without the fork server | {alone:.0f} | {peer:.0f} | {peer / alone:.1f}x | |"
-    )
-    lines.append(
-        f"| floor: fork and shell alone | {ms['floor']['median']:.0f} | {peer:.0f} | {peer / ms['floor']['median']:.1f}x | |"
-    )
-    lines += ["", "| where ours, warm, spends it | ms |", "|---|---|"]
+        limit = floor if name == "warm" else None
+        times = ratio(seconds, f"{name}: papermill", f"{name}: ours")
+        found.append(Row(words, ours, peer, limit, times, "peer", target, "ms"))
+    name = "warm: ours, not forked"
+    words = "in process, warm, without the fork server"
+    times = ratio(seconds, "warm: papermill", name)
+    return [*found, Row(words, ms[name]["median"], papermill, floor, times, "peer", None, "ms")]
+
+
+def stages(found: dict[str, Any]) -> str:
+    lines = ["| where ours, warm, spends it | ms |", "|---|---|"]
     lines += [f"| {name} | {each['median']:.1f} |" for name, each in found["stages_ms"].items()]
     versions = ", ".join(f"{name} {each}" for name, each in found["versions"].items())
-    lines += [
-        "",
-        f"Made on {found['made'][:10]} with Python {found['python']}, {versions}, {found['cores']} cores.",
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + f"\n\nWith {versions}. {made()}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--times", type=int, default=7)
+    parser = options(__doc__)
     parser.add_argument("--cells", type=int, default=20)
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures go")
-    parser.add_argument("--page", type=Path, help="a page with the marks, whose table is replaced")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    found = measure(given.times, given.cells)
-    text = table(found)
-    print(text)
-    given.json.parent.mkdir(exist_ok=True)
-    given.json.write_text(json.dumps(found, indent=1) + "\n")
-    if given.page is not None:
-        before, _, rest = given.page.read_text().partition(MARKS[0])
-        given.page.write_text(before + MARKS[0] + text + MARKS[1] + rest.partition(MARKS[1])[2])
+    found = measure(given.runs, given.cells)
+    head = f"{found['cells']} cells, median of {found['times']}, ms"
+    told = rows(found["ms"], found["seconds"])
+    text = table(head, told) + "\n" + stages(found)
+    keep("engine", told, text, path=given.json, page=given.page, title=head, **found)
 
 
 if __name__ == "__main__":

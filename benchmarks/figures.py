@@ -1,4 +1,9 @@
-"""What the benchmarks share: rounds in which each way takes its turn, a table of medians with ratios, and a JSON file."""
+"""
+What the benchmarks share: rounds in which each way takes its turn, rows with ratio and target, and where they are kept.
+
+Each writes `results/NAME.json`, in which `rows` are those of `Row`, and with `--page` the table between the marks
+`<!-- NAME -->` and `<!-- end of NAME -->` of that page. `picture.py` draws the rows of all of them.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +13,81 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    One line of a table: medians of ours, of the peer and of the limit, in `unit`, and the ratio that counts.
+
+    `ratio` is how many times as fast as the peer, or what part of the limit's speed; `against` says which, and `target` what
+    it must reach (None: nothing was promised).
+    """
+
+    what: str
+    ours: float
+    peer: float | None
+    limit: float | None
+    ratio: float
+    against: str
+    target: float | None
+    unit: str = "s"
+
+
+def table(head: str, rows: Sequence[Row]) -> str:
+    """The rows as a table in markdown; `head` says what was measured, how often and in which unit."""
+    lines = [f"| {head} | ours | peer | limit | ratio | must reach |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        times = "x the peer" if row.against == "peer" else " of the limit"
+        numbers = " | ".join("" if each is None else _short(each) for each in (row.ours, row.peer, row.limit))
+        target = "" if row.target is None else f"{row.target:g}{times}"
+        lines.append(
+            f"| {row.what} | {numbers} | **{row.ratio:.{1 if row.ratio >= 2 else 2}f}**{times} | {target} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def keep(
+    name: str, rows: Sequence[Row], text: str, *, path: Path | None, page: Path | None, **more: Any
+) -> None:
+    """Print a benchmark's table, write its JSON (`RESULTS` where no path is given), and put the table into the page."""
+    print("\n" + text)
+    path = path or RESULTS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    write(path, name=name, rows=[asdict(each) for each in rows], **more)
+    if page is not None:
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, found, rest = page.read_text().partition(begin)
+        if not found or end not in rest:
+            raise SystemExit(f"{page}: expected the marks {begin.strip()} and {end}, found no such pair")
+        page.write_text(before + begin + text + end + rest.partition(end)[2])
+
+
+def made() -> str:
+    """The sentence below a table: when, with what and how busy; and that the machine was too busy, if it was."""
+    when, load, cores = time.strftime("%Y-%m-%d", time.gmtime()), os.getloadavg()[2], os.cpu_count() or 1
+    told = f"Made on {when}, Python {platform.python_version()}, {cores} cores, load {load:.1f} (15 minutes)."
+    if load > 2 * cores:
+        told += " Other work kept the cores busy: what needs both of them is told too slow, and the turns differ much."
+    return told + "\n"
 
 
 def options(doc: str | None, *, runs: int = 7) -> argparse.ArgumentParser:
     """The options that all have: how many rounds, and where the JSON goes."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--runs", type=int, default=runs, help="rounds; the medians are told")
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    parser.add_argument("--json", type=Path, help="where the figures go (benchmarks/results/NAME.json)")
+    parser.add_argument("--page", type=Path, help="a page with the marks, whose table is replaced")
     return parser
 
 
@@ -72,6 +142,11 @@ def write(path: Path | None, **figures: Any) -> None:
         path.write_text(json.dumps({**figures, "machine": machine}, indent=1) + "\n")
 
 
+def servers(platform_of: int) -> list[int]:
+    """What serves the bytes of the local platform that this process started: the S3 server, and the front before it."""
+    return [*below(platform_of, "weed"), *_with(platform_of, "libsafe_nb.local.s3side")]
+
+
 def processor_seconds(pid: int) -> float:
     """User and system time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -80,20 +155,29 @@ def processor_seconds(pid: int) -> float:
 
 def below(pid: int, program: str) -> list[int]:
     """The processes of this name, by their command line, that `pid` or one of its children started."""
+    return [each for each, words in _descendants(pid).items() if Path(words[0]).name == program]
+
+
+def _with(pid: int, word: str) -> list[int]:
+    return [each for each, words in _descendants(pid).items() if word in words]
+
+
+def _descendants(pid: int) -> dict[int, list[str]]:
+    """The command line of each process that `pid` or one of its children started."""
     parents: dict[int, int] = {}
-    names: dict[int, str] = {}
+    commands: dict[int, list[str]] = {}
     for each in Path("/proc").iterdir():
         if each.name.isdecimal():
             try:
                 parents[int(each.name)] = int((each / "stat").read_text().rpartition(")")[2].split()[1])
-                names[int(each.name)] = (each / "cmdline").read_text().split("\0")[0]
+                commands[int(each.name)] = (each / "cmdline").read_text().split("\0")
             except (OSError, ValueError):
                 continue
-    found = []
-    for candidate, name in names.items():
-        above = candidate
+    found = {}
+    for candidate, words in commands.items():
+        above = parents[candidate]
         while above in parents and above != pid:
             above = parents[above]
-        if above == pid and Path(name).name == program:
-            found.append(candidate)
+        if above == pid:
+            found[candidate] = words
     return found

@@ -1,7 +1,7 @@
 """
 What keeping a record costs.
 
-    python benchmarks/recording.py [--runs 7] [--mib 1024]
+    python benchmarks/recording.py [--runs 7] [--mib 1024] [--json FILE] [--page docs/performance.md]
 
 Runs an empty notebook, and the shipped hash function over one file, on a local platform of its own; by turns as they are
 and with everything left out that makes, stores, links and tells the evidence (the job is closed at once). Prints the
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import figures
+
 HASHING = Path(__file__).parent.parent / "notebooks" / "hash_files.ipynb"
 EMPTY = {
     "cells": [],
@@ -32,16 +34,16 @@ EMPTY = {
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    options.add_argument("--runs", type=int, default=7, help="of each kind; the medians are told")
+    options = figures.options(__doc__)
     options.add_argument("--mib", type=int, default=1024, help="size of the file that is hashed")
     given = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="recording-") as folder:
         os.environ["LIBSAFE_NB_HOME"] = folder
-        measure(Path(folder), given.runs, given.mib)
+        measure(Path(folder), given)
 
 
-def measure(folder: Path, runs: int, mib: int) -> None:
+def measure(folder: Path, given: argparse.Namespace) -> None:
+    runs, mib = given.runs, given.mib
     import libsafe_nb
     from libsafe_nb import local
 
@@ -52,9 +54,18 @@ def measure(folder: Path, runs: int, mib: int) -> None:
             file.write(os.urandom(1024 * 1024))
     with local.serve(folder / "platform") as served:
         first = libsafe_nb.run(None, HASHING, uploads=[data], settings=served.settings).raise_for_failure()
-        tell("an empty notebook", *pair(runs, empty, [], served.settings), unit="ms")
-        tell(f"three digests of {mib} MiB", *pair(runs, HASHING, ["/data.bin"], served.settings), unit="%")
         assert first.evidence
+        nothing = pair(runs, empty, [], served.settings)
+        hashing = pair(runs, HASHING, ["/data.bin"], served.settings)
+    rows = [
+        row("a run of an empty notebook", *nothing, target=None),
+        row(f"a run with three digests of {mib} MiB", *hashing, target=0.91),
+    ]
+    added = 1000 * (rows[0].ours - (rows[0].limit or 0))
+    head = f"with its record, median of {runs}, s"
+    text = f"{figures.table(head, rows)}\nThe record of an empty notebook takes {added:.0f} ms (promised: below 150). {figures.made()}"
+    more = {"seconds": {"nothing": nothing, "hashing": hashing}}
+    figures.keep("recording", rows, text, path=given.json, page=given.page, title=head, **more)
 
 
 def pair(runs: int, notebook: Path, files: list[str], settings: Any) -> tuple[list[float], list[float]]:
@@ -89,11 +100,9 @@ def unrecorded() -> Iterator[None]:
         yield
 
 
-def tell(what: str, without: list[float], recorded: list[float], *, unit: str) -> None:
+def row(what: str, without: list[float], recorded: list[float], *, target: float | None) -> figures.Row:
     before, after = statistics.median(without), statistics.median(recorded)
-    added = after - before
-    share = f"{100 * added / before:.1f} %" if unit == "%" else f"{1000 * added:.0f} ms"
-    print(f"{what}: {before:.3f} s without a record, {after:.3f} s with it: {share} more", flush=True)
+    return figures.Row(what, after, None, before, before / after, "limit", target)
 
 
 if __name__ == "__main__":

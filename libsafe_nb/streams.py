@@ -11,6 +11,7 @@ in one of a few runs (ipykernel 7.4: the control thread flushes, and the main th
 from __future__ import annotations
 
 import contextlib
+import select
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -36,8 +37,9 @@ class OutStream(iostream.OutStream):
     """Given to ipykernel as `IPKernelApp.outstream_class`."""
 
     def __init__(self, session: Any, pub_thread: Any, name: str, *args: Any, **options: Any) -> None:
+        # Characters since the start, and how many of them are known to be sent; before `super`, whose thread may write.
+        self._written = self._sent = 0
         super().__init__(session, pub_thread, name, *args, **options)  # type: ignore[no-untyped-call]
-        self._written = 0
         # The socket belongs to its thread.
         pub_thread.schedule(lambda: _wait_rather_than_drop(pub_thread.socket))
 
@@ -50,14 +52,33 @@ class OutStream(iostream.OutStream):
 
     def _write_piece(self, string: str) -> int | None:
         written = super().write(string)
-        self._written += len(string)
-        if self._written > BACKLOG:
+        with self._buffer_lock:
+            self._written += len(string)
+        if self._written - self._sent > BACKLOG:
             self.flush()
         return written
 
     def flush(self) -> None:
         """Wait until all was sent, as long as there is a thread that sends."""
-        self._written = 0
+        written = self._written
+        if written == self._sent and not self._in_pipe():
+            # Of the four flushes of a cell, most find nothing; each took two changes of thread.
+            return
+        self._flush_all()
+        with self._buffer_lock:
+            self._sent = max(self._sent, written)
+
+    def _in_pipe(self) -> bool:
+        """Whether a process that the notebook started has written what is not yet taken in."""
+        if self._fid is None:
+            return False
+        try:
+            return bool(select.select([self._fid], [], [], 0)[0])
+        except (OSError, ValueError):
+            # A child of the notebook that has closed whatever was open.
+            return True
+
+    def _flush_all(self) -> None:
         thread = self.pub_thread.thread if self.pub_thread else None
         if thread is None or not thread.is_alive() or thread is threading.current_thread():
             self._flush()  # type: ignore[no-untyped-call]

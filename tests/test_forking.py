@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from engine_runs import execute, is_zombie, nothing_left, wait_for
 from environs import variables
+from honesty import CASES
 
 from libsafe_nb import forking, forkservers, heritage, kernels
 from libsafe_nb.connection import connect
@@ -154,6 +155,30 @@ def test_every_kind_of_cell_gives_the_same_outputs(tmp_path, monkeypatch):
         assert ran.outcome.status == "completed"
 
     assert found[0] == found[1]
+
+
+BY_THEMSELVES = [case for case in CASES if case.row in (3, 11, 12, 15, 16, 17, 18, 19)]
+"""Of the table of honesty, what ends without a hand from outside; `test_honesty.py` has the others, and `run` itself."""
+
+
+@pytest.mark.parametrize("case", BY_THEMSELVES, ids=[case.key for case in BY_THEMSELVES])
+def test_every_end_is_told_the_same(case, tmp_path, monkeypatch):
+    cells = [each if isinstance(each, str) else each[0] for each in case.notebook]
+    tags = [() if isinstance(each, str) else each[1:] for each in case.notebook]
+    (tmp_path / "work").mkdir()
+    limits = Limits(cell_timeout=1.0 if case.row in (11, 12) else None, interrupt_grace=1.0)
+    found = []
+    for way in ("0", "1"):
+        monkeypatch.setenv(forking.SWITCH, way)
+        sources = [each.replace("{folder}", str(tmp_path / "work")) for each in cells]
+        marked = [(source, *more) for source, more in zip(sources, tags, strict=True)]
+        ran = execute(tmp_path, *marked, cwd=tmp_path / "work", limits=limits)
+        told = (ran.outcome.status, ran.outcome.cause, ran.outcome.error, type(ran.error))
+        found.append((told, ran.statuses, [[seen(each) for each in cell.outputs] for cell in ran.nb.cells]))
+
+    assert found[0] == found[1]
+    assert found[0][0][:2] == (case.ours.status, case.ours.cause)
+    assert found[0][1] == list(case.ours.cells)
 
 
 def seen(output):
