@@ -243,14 +243,12 @@ def file_storage_class(ask: Ask) -> dict[str, Any]:
 async def file_search(ask: Ask) -> Page:
     """In a thread with a connection of its own: a search may look at every row."""
     limit = ask.limit()
-    clause, values = search.where(ask.fields().get("conditions", []))
-    mine = (
-        ""
-        if ask.user.root
-        else " AND file.container_id IN (SELECT container_id FROM access WHERE user_id = ?)"
+    sql, bound = search.query(
+        ask.fields().get("conditions", []),
+        user=None if ask.user.root else ask.user.id,
+        after=ask.after_id(),
+        limit=limit + 1,
     )
-    bound = [ask.after_id(), *values, *([] if ask.user.root else [ask.user.id]), limit + 1]
-    sql = f"{files.SELECT} WHERE file.id > ? AND {clause}{mine} ORDER BY file.id LIMIT ?"
 
     def run() -> list[Any]:
         with contextlib.closing(read_only(ask.db.path)) as connection:
