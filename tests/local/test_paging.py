@@ -2,7 +2,8 @@
 
 import pytest
 
-from libsafe_nb.local import imports, search
+from libsafe_nb.local import filecalls, files, imports, search
+from libsafe_nb.local.indexer import Ids
 
 CONTAINER = ("container_id", "eq", 1)
 PATHS = [f"/rows/{number:04d}.txt" for number in range(0, 3000, 7)]
@@ -62,6 +63,32 @@ def test_files_that_are_named_are_looked_up_and_not_searched_for(filled, given, 
     found = plan(filled, *search.query(conditions(*given), user=user, after=0, limit=501))
 
     assert found[0] == f"SEARCH file USING {index}"
+
+
+def test_the_contents_of_a_folder_come_in_pages_while_they_are_marked(filled):
+    filled.execute(
+        "INSERT INTO file SELECT NULL, 1, parent, 'rows.txt', 'rows.txt', 'FILE', 0, NULL, NULL, NULL, '', '', 0, '1', NULL, NULL, 0 FROM file LIMIT 1"
+    )
+    folder = files.find(filled, 1, "rows", folder=True)
+    seen = []
+    for page in filecalls._inside(filled, folder, deleted=False):
+        assert len(page) <= filecalls.INSIDE
+        seen += [row["path"] for row in page]
+        filled.execute(
+            f"UPDATE file SET deleted = 1 WHERE id IN ({','.join(str(row['id']) for row in page)})"
+        )
+
+    assert seen == [f"rows/{number:04d}.txt" for number in range(3000)]
+
+
+def test_a_set_of_ids_is_a_bit_each():
+    found = Ids()
+    assert 0 not in found
+    for number in (1, 7, 8, 1_000_000, 500_000):
+        found.add(number)
+
+    assert [number for number in range(1_000_010) if number in found] == [1, 7, 8, 500_000, 1_000_000]
+    assert len(found._bits) < 140_000
 
 
 def test_whole_paths_are_those_that_are_shown(filled):
