@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from libsafe_nb.cli.types import Head
+from libsafe_nb.cli.types import Group, Head
 from libsafe_nb.errors import UsageError
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _story_of(found: Replayed, told: Sequence[str]) -> Iterator[str]:
     yield f"result  {found.verdict}"
 
 
-@click.group()
+@click.group(cls=Group, places={"nuclio": "libsafe_nb.cli.calling:export_nuclio"})
 def export() -> None:
     """Write evidence, or a function, in forms that other systems read.
 
