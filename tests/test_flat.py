@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from libsafe_nb import archive, chain, chaincheck, checks, history
+from libsafe_nb import archive, bag, chain, chaincheck, checks, history
 from libsafe_nb.checks import Check, Report
 from libsafe_nb.spilled import Spilled
 from libsafe_nb.verifying import NO_TRUST, check
@@ -138,6 +138,14 @@ def test_a_long_history_is_told_in_flat_memory(lives):
         assert Counter(each.status for each in history.runs(archive.local(lives[count])))["begun"] == count
 
     assert grown(tell, *lives) < 250
+
+
+def test_a_bag_of_many_files_is_written_in_flat_memory(tmp_path):
+    def write(count):
+        files = ((f"{number % 7}/{number:05d}.txt", b"x") for number in range(count))
+        assert bag.make(tmp_path / uuid.uuid4().hex, files, info={}) == count
+
+    assert grown(write, 100, 1100) < 100
 
 
 def test_a_report_holds_so_many_checks_and_counts_the_rest(monkeypatch):
