@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import stat
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -45,6 +47,9 @@ class Archive(Protocol):
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Path and size of what there is, by path."""
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Names of the folders in a folder, whose path ends with a slash."""
 
     def read(self, path: str, *, version: str | None = None) -> bytes:
         """
@@ -88,9 +93,23 @@ class Folder:
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         top = self._root / prefix
-        for path in sorted(top.rglob("*")) if top.is_dir() else ():
-            if path.is_file() and not path.is_symlink():
-                yield path.relative_to(self._root).as_posix(), path.stat().st_size
+        if top.is_dir():
+            yield from self._walk(top)
+
+    def _walk(self, folder: Path) -> Iterator[tuple[str, int]]:
+        """One folder after the other, so that the names of one alone are held."""
+        for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names need a third of what paths do
+            path = folder / name
+            found = path.lstat()
+            if stat.S_ISDIR(found.st_mode):
+                yield from self._walk(path)
+            elif stat.S_ISREG(found.st_mode):
+                yield path.relative_to(self._root).as_posix(), found.st_size
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        top = self._root / prefix
+        found = os.scandir(top) if top.is_dir() else ()
+        yield from sorted(each.name for each in found if each.is_dir(follow_symlinks=False))
 
     def read(self, path: str, *, version: str | None = None) -> bytes:
         with self.open(path, version=version) as file:
@@ -124,6 +143,11 @@ class Container:
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         for each in self.storage.list(self.container, prefix):
             yield each.path, each.size
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        for each in self.storage.folder(self.container, prefix):
+            if isinstance(each, str):
+                yield each
 
     def read(self, path: str, *, version: str | None = None) -> bytes:
         return self.storage.get(self.container, path, version_id=version)

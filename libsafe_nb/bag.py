@@ -17,20 +17,21 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from libsafe_nb import atomic
 from libsafe_nb.errors import UsageError
+from libsafe_nb.spilled import Spilled
 
 BLOCK = 1 << 20
 
 
-def make(target: Path, sources: Iterable[tuple[str, bytes | BinaryIO]], *, info: Mapping[str, str]) -> None:
+def make(target: Path, sources: Iterable[tuple[str, bytes | BinaryIO]], *, info: Mapping[str, str]) -> int:
     """
-    Write a bag to `target`, whole or not at all.
+    Write a bag to `target`, whole or not at all; answers how many files it holds. Memory does not grow with them.
 
     It grows in a folder beside the target, which is renamed when all is on the disk. Should something else come to stand
     at `target` in that very moment, the rename fails and that stays; an empty folder would be replaced.
@@ -53,7 +54,7 @@ def make(target: Path, sources: Iterable[tuple[str, bytes | BinaryIO]], *, info:
     growing = target.parent / f".{target.name[:100]}.{secrets.token_hex(8)}.tmp"
     growing.mkdir()
     try:
-        tags = _write(growing, sources, info)
+        count, tags = _write(growing, sources, info)
         _put(growing / "tagmanifest-sha512.txt", _manifest(tags))
         atomic.sync_folder(growing)
         _free(target)
@@ -62,6 +63,7 @@ def make(target: Path, sources: Iterable[tuple[str, bytes | BinaryIO]], *, info:
         shutil.rmtree(growing, ignore_errors=True)
         raise
     atomic.sync_folder(target.parent)
+    return count
 
 
 def _free(target: Path) -> None:
@@ -72,23 +74,24 @@ def _free(target: Path) -> None:
 
 def _write(
     bag: Path, sources: Iterable[tuple[str, bytes | BinaryIO]], info: Mapping[str, str]
-) -> dict[str, str]:
-    """Write all but the tag manifest; gives the digests of the tag files."""
+) -> tuple[int, dict[str, str]]:
+    """Write all but the tag manifest; gives the number of files and the digests of the tag files."""
     (bag / "data").mkdir()
-    payload: dict[str, str] = {}
+    payload = Spilled()
     octets = 0
     for name, source in sources:
         place = _confined(name)
         size, payload[place] = _store(bag / place, source, name)
         octets += size
     today = datetime.now(UTC).date().isoformat()
-    told = {"Bagging-Date": today, **info, "Payload-Oxum": f"{octets}.{len(payload)}"}
-    tags = {
-        "bagit.txt": b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n",
-        "bag-info.txt": "".join(map(_line, told.items())).encode(),
+    count = len(payload)
+    told = {"Bagging-Date": today, **info, "Payload-Oxum": f"{octets}.{count}"}
+    tags: dict[str, Iterable[bytes]] = {
+        "bagit.txt": [b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"],
+        "bag-info.txt": (_line(each).encode() for each in told.items()),
         "manifest-sha512.txt": _manifest(payload),
     }
-    return {name: _put(bag / name, data)[1] for name, data in tags.items()}
+    return count, {name: _put(bag / name, lines)[1] for name, lines in tags.items()}
 
 
 def _confined(name: str) -> str:
@@ -110,17 +113,17 @@ def _confined(name: str) -> str:
 def _store(path: Path, source: bytes | BinaryIO, name: str) -> tuple[int, str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _put(path, source)
+        stream = io.BytesIO(source) if isinstance(source, bytes) else source
+        return _put(path, iter(lambda: stream.read(BLOCK), b""))
     except (FileExistsError, NotADirectoryError) as exc:
         raise UsageError(f"{name!r}: expected a path of its own, found it twice or as a folder too") from exc
 
 
-def _put(path: Path, source: bytes | BinaryIO) -> tuple[int, str]:
+def _put(path: Path, blocks: Iterable[bytes]) -> tuple[int, str]:
     """Write a new file and force it to the disk; gives its size and SHA-512."""
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
     digest, size = hashlib.sha512(), 0
     with path.open("xb") as file:
-        while block := stream.read(BLOCK):
+        for block in blocks:
             file.write(block)
             digest.update(block)
             size += len(block)
@@ -129,8 +132,10 @@ def _put(path: Path, source: bytes | BinaryIO) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _manifest(digests: Mapping[str, str]) -> bytes:
-    return "".join(f"{digests[name]}  {_encoded(name)}\n" for name in sorted(digests)).encode()
+def _manifest(digests: Mapping[str, str]) -> Iterator[bytes]:
+    """A line for each file, by their names."""
+    names = digests if isinstance(digests, Spilled) else sorted(digests)
+    return (f"{digests[name]}  {_encoded(name)}\n".encode() for name in names)
 
 
 def _encoded(path: str) -> str:

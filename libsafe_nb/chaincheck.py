@@ -8,7 +8,7 @@ moved. With it also a tail that was cut off, and a chain that was made anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from libsafe_nb import chain, evidence, record
 from libsafe_nb.archive import Archive, links
 from libsafe_nb.checks import Check
 from libsafe_nb.errors import ObjectNotFound
+from libsafe_nb.spilled import Spilled
 from libsafe_nb.witnesscheck import Beside, Trust
 
 FIELDS = {"seq", "prev", "record", "record_sha256", "sums_sha256", "run"}
@@ -36,18 +37,19 @@ class Chain:
     """
     The links of a container: `read` them once, then ask for each record.
 
-    A few hundred bytes a record are held, not the records.
+    What is held of them lies on the disk: memory does not grow with their number.
     """
 
-    links: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    links: Spilled = field(default_factory=Spilled)
     """By the record's path. What is still here when all records were looked at has no record."""
-    digests: dict[int, str] = field(default_factory=dict)
+    digests: Spilled = field(default_factory=Spilled)
+    """By the link's path."""
 
     def read(self, archive: Archive, *, trust: Trust) -> Iterator[Check]:
         """Each link is well-formed, follows the one before it, and is the only one of its record."""
         expected, prev = 1, None
         beside = Beside(archive, trust)
-        runs: dict[str, int] = {}
+        runs = Spilled()
         for seq, data in links(archive):
             place = chain.path(seq)
             while expected < seq:
@@ -62,18 +64,18 @@ class Chain:
                 # After a hole only the hole is told: it is what the next link names.
                 if body["prev"] != prev and (prev is not None or seq == 1):
                     problem = f"prev: expected {prev}, the link before it, found {body['prev']}"
-                elif body["record"] in self.links:
-                    problem = f"{body['record']} has another link, {self.links[body['record']]['seq']}"
-                elif body["run"] in runs:
-                    problem = f"run {body['run']} has another link, {runs[body['run']]}"
+                elif (other := self.links.get(body["record"])) is not None:
+                    problem = f"{body['record']} has another link, {other['seq']}"
+                elif (number := runs.get(body["run"])) is not None:
+                    problem = f"run {body['run']} has another link, {number}"
                 self.links.setdefault(body["record"], body)
                 runs.setdefault(body["run"], seq)
-            self.digests[seq] = prev = record.digest(data)
+            self.digests[place] = prev = record.digest(data)
             expected = seq + 1
             yield Check("chain", "changed" if problem else "ok", place, problem or "")
             yield from beside.check(seq, data, well)
-        deleted = set(archive.deleted(f"{chain.FOLDER}/"))
-        for gone in sorted(deleted):
+        deleted = Spilled(archive.deleted(f"{chain.FOLDER}/"))
+        for gone in deleted:
             if chain.number(gone) is not None:
                 yield Check("chain", "missing", gone, "the link was deleted")
         yield from beside.rest(self.digests, deleted)
@@ -107,8 +109,8 @@ class Chain:
         told = False
         for head in heads:
             told = True
-            found = self.digests.get(head.seq)
             place = chain.path(head.seq)
+            found = self.digests.get(place)
             if found is None:
                 yield Check("head", "missing", place, f"{head.source}: the chain reached link {head.seq}")
             elif found != head.sha256:
@@ -154,7 +156,7 @@ def check_start(archive: Archive, folder: str, body: Mapping[str, Any]) -> Check
     return Check("start", "ok", place)
 
 
-def check_unfinished(archive: Archive, runs: set[str]) -> Iterator[Check]:
+def check_unfinished(archive: Archive, runs: Container[str]) -> Iterator[Check]:
     """Start records of runs without a record. `provenance/started/{run}.{n}.json` only renews one."""
     for place, _ in archive.list(STARTED):
         name = place.removeprefix(STARTED).removesuffix(".json")

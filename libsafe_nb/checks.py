@@ -20,6 +20,9 @@ Result = Literal["ok", "changed", "missing", "not-checked"]
 FOLDER = "folder"
 """Name of the one check that may stay open: a record's folder alone, away from its container (contract 2)."""
 
+KEPT = 10_000
+"""Checks that a report holds; more are counted."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -49,7 +52,8 @@ class Report:
     Attributes
     ----------
     checks
-        Those that are not ok; of the others only their number is kept, however many records there are.
+        Those that are not ok, the first `KEPT` of them; of the others only their number is kept, however many records
+        there are. `verify(…, seen=…)` is told of each.
     counts
         How many checks had which result.
     """
@@ -61,26 +65,33 @@ class Report:
     @classmethod
     def of(cls, place: str, checks: Iterable[Check]) -> Report:
         counts: Counter[str] = Counter()
-        kept = []
+        kept: list[Check] = []
         for each in checks:
             counts[each.result] += 1
-            if each.result != "ok":
+            if each.result != "ok" and len(kept) < KEPT:
                 kept.append(each)
         return cls(place, tuple(kept), dict(counts))
 
     @property
     def exit_code(self) -> int:
         """0 verified, 1 something is changed or missing, 5 something could not be checked (contract 2)."""
-        if any(each.result in ("changed", "missing") for each in self.checks):
+        if self.counts.get("changed") or self.counts.get("missing"):
             return 1
         looked = self.counts.get("ok", 0) > 0
-        return 0 if looked and all(each.name == FOLDER for each in self.checks) else 5
+        open_ = self.left_out or any(each.name != FOLDER for each in self.checks)
+        return 0 if looked and not open_ else 5
+
+    @property
+    def left_out(self) -> int:
+        """How many checks are not ok and not in `checks`."""
+        return sum(count for result, count in self.counts.items() if result != "ok") - len(self.checks)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "place": self.place,
             "exit_code": self.exit_code,
             "counts": dict(self.counts),
+            "left_out": self.left_out,
             "checks": [asdict(each) for each in self.checks],
         }
 

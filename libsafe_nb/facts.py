@@ -35,7 +35,7 @@ class Facts:
     started
         As the record writes times.
     files
-        The run's files as they stood at its start, as the platform describes them.
+        The run's files as they stood at its start: `id`, `fullpath`, `size`, `version_id`.
     record
         What the record says that is known beforehand. The job's id is not in it.
     """

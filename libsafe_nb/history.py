@@ -4,8 +4,7 @@ What happened in a container: its runs, and all that was ever done to one file, 
     runs(archive)          a `Row` for each record, oldest first, then those that began and left none
     of_file(archive, …)    a `Deed` for each thing done to a file, oldest first
 
-Records are read one at a time; of each only the run's id is kept, to know which run left none (a copy on a disk is
-listed in memory). They are believed here; `verify` is what checks them. What cannot be read is told
+Records are read one at a time; of each the run's id is noted on the disk, to know which run left none. They are believed here; `verify` is what checks them. What cannot be read is told
 as a row of its own, never skipped.
 """
 
@@ -17,7 +16,7 @@ import dataclasses
 import heapq
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 from libsafe_nb import record
 from libsafe_nb.archive import ALL, Archive, records
 from libsafe_nb.errors import ObjectNotFound
+from libsafe_nb.spilled import Spilled
 
 BEGUN = re.compile(r"provenance/started/([0-9a-f-]{36})\.json")
 
@@ -110,7 +110,7 @@ class Deed:
 
 def runs(archive: Archive) -> Iterator[Row]:
     """All runs below `archive.start`, oldest first; at last those that began and left no record."""
-    seen: set[str] = set()
+    seen = Spilled()
     for row, _ in _read(archive):
         seen.add(row.run)
         yield row
@@ -155,8 +155,7 @@ def _folders(archive: Archive) -> Iterator[str]:
     Within a function the listing is in that order already, so the functions' listings are merged and none is held.
     """
     start = archive.start or ALL
-    tops = {ALL + path.removeprefix(ALL).partition("/")[0] for path, _ in archive.list(start)}
-    parts = [_below(archive, max(start, f"{top}/", key=len)) for top in sorted(tops)]
+    parts = [_below(archive, f"{ALL}{top}/") for top in archive.folders(ALL)] if start == ALL else [archive]
     return heapq.merge(*map(records, parts), key=lambda folder: folder.rstrip("/").rpartition("/")[2])
 
 
@@ -212,9 +211,9 @@ def _unreadable(folder: str, place: str, problem: str) -> Row:
     )
 
 
-def _begun(archive: Archive, seen: set[str]) -> Iterator[Row]:
+def _begun(archive: Archive, seen: Container[str]) -> Iterator[Row]:
     """Runs that were announced before their first cell and have no record."""
-    rows = []
+    rows = Spilled()
     for path, _ in archive.list(f"{ALL}started/"):
         found = BEGUN.fullmatch(path)
         if found is None or found[1] in seen:
@@ -225,20 +224,19 @@ def _begun(archive: Archive, seen: set[str]) -> Iterator[Row]:
             known = json.loads(archive.read(path))
         known = known if isinstance(known, dict) else {}
         function = known.get("function") if isinstance(known.get("function"), dict) else {}
-        rows.append(
-            Row(
-                run=found[1],
-                container=str(known.get("container") or ""),
-                started=str(known.get("started") or ""),
-                function=str(function.get("key") or function.get("name") or ""),
-                status="begun",
-                job=str(known.get("job") or ""),
-                evidence=place,
-                folder=path,
-                problem="no record: it is running, or its machine was lost",
-            )
+        row = Row(
+            run=found[1],
+            container=str(known.get("container") or ""),
+            started=str(known.get("started") or ""),
+            function=str(function.get("key") or function.get("name") or ""),
+            status="begun",
+            job=str(known.get("job") or ""),
+            evidence=place,
+            folder=path,
+            problem="no record: it is running, or its machine was lost",
         )
-    yield from sorted(rows, key=lambda row: row.started)
+        rows[f"{row.started} {path}"] = vars(row)
+    yield from (Row(**each) for each in rows.values())
 
 
 # One file -------------------------------------------------------------------------------------------------------

@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 DEFAULT_CONTAINER = "1"
 """The local platform's default container."""
 
+MOST_FILES = 100_000
+"""
+Files of one run, as many as the local platform's calls take. What a run keeps of each, some 2 kB of evidence and 15 kB of
+memory at its end (docs/performance.md), would else fill the machine after hours, and nothing would be left of them.
+"""
+
+KNOWN = ("id", "fullpath", "size", "version_id")
+"""What is kept of a file."""
+
 LISTED_WITHIN = 60.0
 """Seconds that the platform has to list a file after it was put to S3."""
 
@@ -268,11 +277,16 @@ def find_files(
     allow_deleted: bool = False,
 ) -> list[dict[str, Any]]:
     """
-    The run's files as the platform knows them, in order, each once. Uploads come last: a typing error stores nothing.
+    The run's files as the platform knows them (`KNOWN`), in order, each once. Uploads come last: a typing error stores nothing.
 
     One that is deleted by now is no error where a trigger named it, or where `allow_deleted` says that the choice is old.
     """
     wanted = [*(payload.file_ids or payload.file_paths), *files]
+    if len(wanted) + len(uploads) > MOST_FILES:
+        raise UsageError(
+            f"files: expected at most {MOST_FILES:,} in one run, got {len(wanted) + len(uploads):,}; "
+            "give them to several runs"
+        )
     by_id = {
         each["id"]: each
         for each in _by_ids(
@@ -302,12 +316,16 @@ def _by_path(connection: Connection, container: str, path: str) -> dict[str, Any
     return _file_of(found, container)
 
 
+def _known(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row.get(name) for name in KNOWN}
+
+
 def _await_file(connection: Connection, container: str, path: str) -> dict[str, Any]:
     """A file that was just put to S3, as soon as the platform lists it; how soon that is, is not ours to say."""
     deadline = time.monotonic() + LISTED_WITHIN
     while True:
         try:
-            return dict(connection.client.file_by_path(container, path))
+            return _known(connection.client.file_by_path(container, path))
         except NotFound:
             if time.monotonic() > deadline:
                 raise
@@ -339,4 +357,4 @@ def _file_of(row: dict[str, Any], container: str) -> dict[str, Any]:
     if row.get("type") == "FOLDER" or str(row.get("container_id", container)) != container:
         place = f"a {row.get('type', '').lower()} of container {row.get('container_id')}"
         raise UsageError(f"file {row['id']}: expected a file of container {container}, found {place}")
-    return row
+    return _known(row)

@@ -5,14 +5,15 @@ Verification of evidence: is what lies there what the runs left, and is all of i
     a container           each record, its start record, its link; the chain, and a head of it kept elsewhere
                           (chaincheck.py); inputs and outputs, in the versions that the records name
 
-Offline on a copy, or over S3. No kernel is started, nothing is written, and the memory that is used does not grow with
-the size of the records. What each check means: docs/verification.md.
+Offline on a copy, or over S3. No kernel is started, nothing is written, and the memory that is used grows with
+neither the number nor the size of the records; with what is not as recorded, up to `checks.KEPT` of it. What each check means: docs/verification.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import heapq
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from libsafe_nb.archive import ALL, Archive, Container, Folder
 from libsafe_nb.chaincheck import Chain, Head
 from libsafe_nb.checks import FOLDER, Check, Report
 from libsafe_nb.errors import ObjectNotFound, PlatformError, UsageError
+from libsafe_nb.spilled import Spilled
 from libsafe_nb.witnesscheck import Trust
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def check(
     if not chain.digests and _is_lone(archive):
         yield from _folder(archive, head, trust)
         return
-    runs: set[str] = set()
+    runs = Spilled()
     jobs: deque[str] = deque(maxlen=ASKED)
     found = False
     for folder in archives.records(archive):
@@ -181,7 +183,7 @@ def _contents(archive: Archive, folder: str) -> dict[str, bytes]:
     return {path.removeprefix(folder): archive.read(path) for path, _ in archive.list(folder)}
 
 
-def _known_once(runs: set[str], folder: str, body: Mapping[str, Any]) -> Iterator[Check]:
+def _known_once(runs: Spilled, folder: str, body: Mapping[str, Any]) -> Iterator[Check]:
     run = chaincheck.run_of(body)
     if run in runs:
         yield Check("record", "changed", folder, f"another record is of run {run} too")
@@ -277,8 +279,8 @@ def _heads(archive: Archive, jobs: Sequence[str]) -> Iterable[Head]:
 
     asked = dict.fromkeys(each for each in jobs if each)
     with contextlib.suppress(PlatformError):
-        listed = sorted((each["id"] for each in client.jobs(container=archive.container)), key=_number)
-        asked.update(dict.fromkeys(listed[-ASKED:]))
+        listed = (each["id"] for each in client.jobs(container=archive.container))
+        asked.update(dict.fromkeys(sorted(heapq.nlargest(ASKED, listed, key=_number), key=_number)))
     for job in asked:
         with contextlib.suppress(PlatformError):
             for message in client.messages(job):

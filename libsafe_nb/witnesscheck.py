@@ -10,7 +10,7 @@ so is every link where there is none at all, since who may write to the containe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from libsafe_nb import chain, record, signing, timestamping
 from libsafe_nb.archive import Archive
 from libsafe_nb.checks import Check
 from libsafe_nb.errors import ObjectNotFound, SettingsError
+from libsafe_nb.spilled import Spilled
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -44,52 +45,58 @@ class Trust:
 
 
 class Beside:
-    """Asked for link by link, in order, then for the rest. Some dozen bytes a link are held."""
+    """Asked for link by link, in order, then for the rest. What is held of the links lies on the disk."""
 
     def __init__(self, archive: Archive, trust: Trust) -> None:
         self._archive, self._trust = archive, trust
-        self._sizes: dict[str, dict[int, int]] = {name: {} for name in PATHS}
+        self._sizes = {name: Spilled() for name in PATHS}
+        """By the link's path."""
         with contextlib.suppress(ObjectNotFound):
             for place, size in archive.list(f"{chain.FOLDER}/"):
                 name, seq = _which(place)
                 if name:
-                    self._sizes[name][seq] = size
-        self._first = {name: min(sizes, default=0) for name, sizes in self._sizes.items()}
-        self._before: dict[str, list[int]] = {name: [] for name in PATHS}
-        self._told: set[str] = set()
+                    self._sizes[name][chain.path(seq)] = size
+        self._first = {name: chain.number(next(iter(sizes), "")) or 0 for name, sizes in self._sizes.items()}
+        self._before: dict[str, tuple[int, int]] = {}
+        """The first and the last link without any, before the first that has one."""
+        self._told = Spilled()
 
     def check(self, seq: int, link: bytes, body: Mapping[str, Any] | None) -> Iterator[Check]:
         """`body` is None where the link is not well-formed."""
         for name, path in PATHS.items():
-            if seq in self._sizes[name]:
+            if chain.path(seq) in self._sizes[name]:
                 yield self._one(name, seq, link, body)
             elif self._trust.asks(name) and seq < self._first[name]:
-                self._before[name].append(seq)
+                self._before[name] = (self._before.get(name, (seq,))[0], seq)
             elif self._trust.asks(name):
                 self._told.add(path(seq))
                 yield Check(name, "missing", path(seq), f"link {seq} has no {WORDS[name]}")
 
-    def rest(self, links: Collection[int], deleted: Collection[str]) -> Iterator[Check]:
-        """What was not told with a link of `links`; `deleted` are paths that were there."""
+    def rest(self, links: Spilled, deleted: Spilled) -> Iterator[Check]:
+        """What was not told with a link of `links`, by their paths; `deleted` are paths that were there."""
         for name, path in PATHS.items():
-            word, before = WORDS[name], self._before[name]
+            word, before = WORDS[name], self._before.get(name)
             if before:
-                these = f"link {before[0]}" if len(before) == 1 else f"links {before[0]} to {before[-1]}"
+                first, last = before
+                these = f"link {first}" if first == last else f"links {first} to {last}"
                 detail = (
                     f"{these} without a {word}: that of link {self._first[name]} is the first. It was begun there, or "
                     "those before were taken away"
                 )
                 yield Check(name, "not-checked", chain.FOLDER, detail)
-            for seq in sorted(self._sizes[name].keys() - set(links)):
+            for link in self._sizes[name]:
+                if link in links:
+                    continue
+                seq = chain.number(link) or 0
                 yield Check(
                     name, "changed", path(seq), f"a {word} of link {seq} is there, and the link is not"
                 )
-            for place in sorted(set(deleted) - self._told):
-                if _which(place)[0] == name:
+            for place in deleted:
+                if _which(place)[0] == name and place not in self._told:
                     yield Check(name, "missing", place, f"the {word} was deleted")
 
     def _one(self, name: str, seq: int, link: bytes, body: Mapping[str, Any] | None) -> Check:
-        place, size = PATHS[name](seq), self._sizes[name][seq]
+        place, size = PATHS[name](seq), self._sizes[name][chain.path(seq)]
         most = MAX_ENVELOPE if name == "signature" else timestamping.MAX_ANSWER
         if size > most:
             return Check(name, "changed", place, f"expected at most {most} bytes, found {size}")

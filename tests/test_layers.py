@@ -1,6 +1,7 @@
 """Imports point down: the layers of docs/journey-of-a-run.md are a tested fact."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import libsafe_nb
+from libsafe_nb import door
+from libsafe_nb.cli import cli
 
 PACKAGE = Path(libsafe_nb.__file__).parent
 HEAVY = ("papermill", "boto3", "requests", "nbformat", "starlette", "rich")
@@ -113,13 +116,43 @@ def test_a_command_does_not_pay_for_what_jupyterlab_brings(tmp_path):
     assert done.stderr.strip() == "['jsonschema']"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["local", "--help"]])
-def test_help_imports_nothing_heavy(arguments):
-    code = (
-        "import sys\nfrom libsafe_nb.cli import main\n"
-        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
-        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+def helped():
+    yield ["--help"]
+    for name in cli.list_commands(None):
+        yield [name, "--help"]
 
-    assert done.stderr.strip() == "[]"
+
+@pytest.mark.parametrize("arguments", list(helped()), ids=" ".join)
+def test_help_imports_nothing_heavy(arguments):
+    found = imported_by(arguments)
+
+    assert not found & {*HEAVY, "asyncio", "socket", "sqlite3", "ssl", "subprocess", "tempfile", "traceback"}
+    ours = {name for name in found if name.startswith("libsafe_nb.")}
+    assert {name.split(".")[1] for name in ours} <= {"cli", "errors", "shapes"}
+    if len(arguments) > 1:
+        # The command's own module, and what all commands share.
+        assert len(ours) <= 6
+
+
+def test_a_call_from_another_language_imports_what_it_takes_to_knock():
+    found = imported_by(["job", "log", "hello"])
+
+    assert {name for name in found if name.startswith("libsafe_nb.")} == {
+        *("libsafe_nb.cli", "libsafe_nb.cli.job", "libsafe_nb.cli.types"),
+        *("libsafe_nb.door", "libsafe_nb.errors"),
+    }
+    assert not found & {*HEAVY, "tempfile", "shutil", "asyncio", "ssl", "subprocess"}
+
+
+def imported_by(arguments):
+    """All modules of a process that ran a command; the command of a run finds nobody behind its door."""
+    code = (
+        "import sys\nfrom libsafe_nb.cli import cli\n"
+        f"try: cli.main({arguments!r}, standalone_mode=False)\nexcept Exception: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    environment = {**os.environ, door.VARIABLE: "/nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    return set(done.stderr.split())

@@ -17,7 +17,8 @@ from environs import variables
 from nbformat.v4 import new_code_cell, new_notebook
 
 import libsafe_nb
-from libsafe_nb import errors
+from libsafe_nb import errors, plan
+from libsafe_nb.payloads import Payload
 from libsafe_nb.settings import S3Settings, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +49,31 @@ def samples(tmp_path):
         path.write_bytes(bytes([number]) * (1000 + number))
         made.append(path)
     return made
+
+
+def test_a_run_of_more_files_than_its_record_could_tell_of_is_refused(notebook, run, connection, container):
+    ids = [str(number) for number in range(1, 100_002)]
+    payload = {"function_data": {"container": {"id": container}, "files": {"ids": ids, "paths": []}}}
+
+    with pytest.raises(
+        errors.UsageError, match="at most 100,000 in one run, got 100,001; give them to several"
+    ):
+        run(notebook(START), payload=payload)
+
+    assert list(connection.client.jobs(container=container)) == []
+
+
+def test_of_each_file_a_run_keeps_what_its_record_tells(connection, container):
+    connection.client.import_files(container, [{"path": "/a.txt", "size": 5}])
+    file = connection.client.file_by_path(container, "/a.txt")
+    payload = Payload.manual(container=container).replace(file_ids=[file["id"]])
+
+    by_id, by_path = (
+        plan.find_files(connection, payload, [], []),
+        plan.find_files(connection, Payload.manual(container=container), ["/a.txt"], []),
+    )
+
+    assert by_id == by_path == [{"id": file["id"], "fullpath": "/a.txt", "size": 5, "version_id": None}]
 
 
 def assert_hashed(connection, run, samples, messages):

@@ -1,5 +1,6 @@
 """
-The command line. Each command imports what it needs when it runs, so `--help` answers at once.
+The command line. A command's module is imported when it is called, and what it needs when it runs: a cell of another
+language calls `job log` for each message.
 """
 
 from __future__ import annotations
@@ -7,18 +8,45 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 import click
 
-from libsafe_nb.cli import authoring, calling, functions, job, platform, reading, running, trigger
-from libsafe_nb.cli.types import Group
+from libsafe_nb.cli.types import EXIT_CODES, Group
 from libsafe_nb.errors import LibsafeError
 
+COMMANDS = {
+    "run": "running:run",
+    "exec": "running:exec_",
+    "new": "authoring:new_",
+    "check": "authoring:check_",
+    "upload": "authoring:upload_",
+    "publish": "functions:publish",
+    "functions": "functions:functions",
+    "trigger": "trigger:trigger",
+    "open": "authoring:open_",
+    "lab": "authoring:lab",
+    "verify": "reading:verify_",
+    "local": "platform:local",
+    "job": "job:job",
+    "recover": "running:recover_",
+    "history": "reading:history_",
+    "replay": "reading:replay_",
+    "export": "reading:export",
+    "convert": "calling:convert_",
+    "serve": "calling:serve_",
+    "doctor": "platform:doctor",
+}
+"""By name, the module in this package and the command in it."""
 
-@click.group(cls=Group, epilog=running.EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(
+    cls=Group,
+    places={name: f"{__name__}.{place}" for name, place in COMMANDS.items()},
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="libsafe-nb")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @click.pass_context
@@ -28,32 +56,6 @@ def cli(ctx: click.Context, debug: bool) -> None:
     With no platform configured, a local one is started: no account, no server, no settings.
     """
     ctx.obj = {"debug": debug}
-
-
-for command in (
-    running.run,
-    running.exec_,
-    authoring.new_,
-    authoring.check_,
-    authoring.upload_,
-    functions.publish,
-    functions.functions,
-    trigger.trigger,
-    authoring.open_,
-    authoring.lab,
-    reading.verify_,
-    platform.local,
-    job.job,
-    running.recover_,
-    reading.history_,
-    reading.replay_,
-    reading.export,
-    calling.convert_,
-    calling.serve_,
-    platform.doctor,
-):
-    cli.add_command(command)
-reading.export.add_command(calling.export_nuclio)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -89,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _complain(text: str, *, debug: bool) -> None:
     """Tell an error on stderr, without the keys of the settings: a server may have quoted one in its answer."""
+    import traceback
+
     from libsafe_nb.check import configured_secrets
 
     told = f"{traceback.format_exc()}libsafe-nb: {text}" if debug else f"libsafe-nb: {text}"

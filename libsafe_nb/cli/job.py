@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +71,9 @@ def get(file_id: str, target: Path | None) -> None:
         _call("get", file_id=file_id, target=str(place.absolute()))
         click.echo(str(place))
         return
+    import shutil
+    import tempfile
+
     # The runner writes the file, with keys that this process does not get.
     with tempfile.TemporaryDirectory(prefix="libsafe-nb-get-") as folder:
         place = Path(folder, "file")

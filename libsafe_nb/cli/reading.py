@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from libsafe_nb.cli.types import Head
+from libsafe_nb.cli.types import Group, Head
 from libsafe_nb.errors import UsageError
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _story_of(found: Replayed, told: Sequence[str]) -> Iterator[str]:
     yield f"result  {found.verdict}"
 
 
-@click.group()
+@click.group(cls=Group, places={"nuclio": "libsafe_nb.cli.calling:export_nuclio"})
 def export() -> None:
     """Write evidence, or a function, in forms that other systems read.
 
@@ -278,12 +278,11 @@ def export_bag(evidence: str, target: str) -> None:
     from libsafe_nb import archive, bag
 
     source = archive.at(evidence)
-    paths = [path for path, _ in source.list(source.start)]
-    if not paths:
+    if next(source.list(source.start), None) is None:
         raise UsageError(f"{source.place}: expected evidence, found none")
-    files = ((path.removeprefix("/"), source.read(path)) for path in paths)
+    files = ((path.removeprefix("/"), source.read(path)) for path, _ in source.list(source.start))
     try:
-        bag.make(Path(target), files, info={"External-Identifier": source.place})
+        count = bag.make(Path(target), files, info={"External-Identifier": source.place})
     except OSError as exc:
         raise UsageError(f"{target}: the bag cannot be written ({exc.strerror or exc})") from exc
-    click.echo(f"{target}  {len(paths)} files")
+    click.echo(f"{target}  {count} files")

@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from libsafe_nb.cli.types import Seconds, Size
+from libsafe_nb.cli.types import EXIT_CODES, Seconds, Size
 from libsafe_nb.errors import UsageError
 
 if TYPE_CHECKING:
     from libsafe_nb.models import Run
-
-
-EXIT_CODES = """\b
-Exit codes: 0 COMPLETED · 1 FAILED by the function · 2 bad usage, payload or notebook: nothing started
-3 could not be executed, or its evidence not be stored · 4 deadline passed · 130/143 interrupted/terminated"""
 
 
 def _run_options(command: Any) -> Any:

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
+EXIT_CODES = """\b
+Exit codes: 0 COMPLETED · 1 FAILED by the function · 2 bad usage, payload or notebook: nothing started
+3 could not be executed, or its evidence not be stored · 4 deadline passed · 130/143 interrupted/terminated"""
+
 
 class Group(click.Group):
-    """Commands in the order of their definition, which is the order in which people need them."""
+    """
+    Commands in the order of their definition, which is the order in which people need them.
+
+    Parameters
+    ----------
+    places
+        By name, as `module:attribute`, commands whose modules are imported when they are called or listed. They come last.
+    """
+
+    def __init__(self, *arguments: Any, places: Mapping[str, str] | None = None, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._places = dict(places or {})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return [*self.commands, *self._places]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._places:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = self._places[cmd_name].partition(":")
+        found: click.Command = getattr(importlib.import_module(module), attribute)
+        return found
 
 
 REFUSED = (400, 403, 404, 409, 413)

@@ -14,6 +14,7 @@ import dataclasses
 import os
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +155,8 @@ class Session:
         own: bool = False,
     ) -> None:
         self.own = own
-        self._files: dict[str, None] = {}
+        # Not a dict, whose first key is found behind the gaps of all that were dropped: 50 times slower here.
+        self._files: OrderedDict[str, None] = OrderedDict()
         self.url = settings_.normalise_url(url)
         self.s3 = s3
         self.attached = attached
@@ -244,9 +246,9 @@ class Session:
         self._files.pop(file_id, None)
         self._files[file_id] = None
         if len(self._files) > KNOWN:
-            with contextlib.suppress(StopIteration, KeyError, RuntimeError):
-                # Another thread may be at it.
-                del self._files[next(iter(self._files))]
+            # Another thread may be at it.
+            with contextlib.suppress(KeyError):
+                self._files.popitem(last=False)
 
     def knows(self, file_id: str) -> bool:
         return file_id in self._files

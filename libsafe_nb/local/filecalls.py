@@ -8,6 +8,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from starlette.datastructures import UploadFile
@@ -18,6 +19,8 @@ from libsafe_nb.local.database import Database, now, read_only
 from libsafe_nb.local.paths import key_problem
 
 MAX_NOTEBOOK = 64 * 1024 * 1024
+INSIDE = 1000
+"""Files of a folder that are deleted or restored at a time; as many as the store deletes in one request."""
 
 
 # One container's files.
@@ -141,20 +144,29 @@ def file_get(ask: Ask) -> dict[str, Any]:
 
 
 async def file_delete(ask: Ask) -> dict[str, Any]:
-    """Soft-delete: a delete marker in the store. A folder goes with all that is in it."""
+    """
+    Soft-delete: a delete marker in the store. A folder goes with all that is in it.
+
+    By the thousand, the folder itself at last; after a failure the call is repeated for the rest.
+    """
     row = ask.file(ask.id("file"))
-    affected = _with_contents(ask.db, row, deleted=False)
     # Before the call: what somebody stores under the same key right after it is not deleted.
     began = time.time_ns()
-    keys = [f"{each['container_id']}/{each['path']}" for each in affected if each["version_id"] is not None]
-    places = [(each["container_id"], each["path"]) for each in affected]
-    with _asked(ask, places):
+    if row["type"] == "FOLDER":
+        for inside in _inside(ask.db, row, deleted=False):
+            await _delete(ask, inside, began)
+    await _delete(ask, [row], began)
+    return files.by_id(ask.db, row["id"])
+
+
+async def _delete(ask: Ask, rows: list[sqlite3.Row], began: int) -> None:
+    keys = [f"{each['container_id']}/{each['path']}" for each in rows if each["version_id"] is not None]
+    with _asked(ask, [(each["container_id"], each["path"]) for each in rows]):
         if keys:
             await asyncio.to_thread(ask.platform.objects.delete, keys)
         with ask.db.transaction():
-            for each in affected:
+            for each in rows:
                 _mark_deleted(ask, each["id"], began)
-    return files.by_id(ask.db, row["id"])
 
 
 def _mark_deleted(ask: Ask, file: int, began: int) -> None:
@@ -172,7 +184,8 @@ def _mark_deleted(ask: Ask, file: int, began: int) -> None:
 async def file_restore(ask: Ask) -> dict[str, Any]:
     """Undo a soft-delete: the content is there again. 409 when no version of it is left."""
     row = ask.file(ask.id("file"))
-    for each in _with_contents(ask.db, row, deleted=True):
+    inside = _inside(ask.db, row, deleted=True) if row["type"] == "FOLDER" else ()
+    for each in chain([row], chain.from_iterable(inside)):
         place = (each["container_id"], each["path"])
         if each["version_id"] is not None:
             with _asked(ask, [place]):
@@ -201,15 +214,20 @@ def _asked(ask: Ask, places: list[tuple[int, str]]) -> Iterator[None]:
             asked.pop(place, None)
 
 
-def _with_contents(db: Database, row: sqlite3.Row, *, deleted: bool) -> list[sqlite3.Row]:
-    if row["type"] == "FILE":
-        return [row]
-    low, high = files.below(row["path"])
-    inside = db.all(
-        "SELECT * FROM file WHERE container_id = ? AND path >= ? AND path < ? AND deleted = ?",
-        (row["container_id"], low, high, deleted),
-    )
-    return [row, *inside]
+def _inside(db: Database, folder: sqlite3.Row, *, deleted: bool) -> Iterator[list[sqlite3.Row]]:
+    """What lies in a folder, at whatever depth, by path, `INSIDE` rows at a time."""
+    path, high = files.below(folder["path"])
+    kind = ""
+    while True:
+        rows = db.all(
+            "SELECT id, container_id, path, type, version_id FROM file WHERE container_id = ? AND (path, type) > (?, ?)"
+            " AND path < ? AND deleted = ? ORDER BY path, type LIMIT ?",
+            (folder["container_id"], path, kind, high, deleted, INSIDE),
+        )
+        if not rows:
+            return
+        yield rows
+        path, kind = rows[-1]["path"], rows[-1]["type"]
 
 
 async def file_versions(ask: Ask) -> list[dict[str, Any]]:
@@ -243,14 +261,12 @@ def file_storage_class(ask: Ask) -> dict[str, Any]:
 async def file_search(ask: Ask) -> Page:
     """In a thread with a connection of its own: a search may look at every row."""
     limit = ask.limit()
-    clause, values = search.where(ask.fields().get("conditions", []))
-    mine = (
-        ""
-        if ask.user.root
-        else " AND file.container_id IN (SELECT container_id FROM access WHERE user_id = ?)"
+    sql, bound = search.query(
+        ask.fields().get("conditions", []),
+        user=None if ask.user.root else ask.user.id,
+        after=ask.after_id(),
+        limit=limit + 1,
     )
-    bound = [ask.after_id(), *values, *([] if ask.user.root else [ask.user.id]), limit + 1]
-    sql = f"{files.SELECT} WHERE file.id > ? AND {clause}{mine} ORDER BY file.id LIMIT ?"
 
     def run() -> list[Any]:
         with contextlib.closing(read_only(ask.db.path)) as connection:

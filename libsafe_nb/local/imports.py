@@ -14,6 +14,8 @@ from libsafe_nb.local.paths import key_problem
 IMPORT_ROWS = 2000
 """Rows of an import in one transaction: some 40 ms, in which others wait."""
 MAX_LINE = 64 * 1024
+KNOWN_FOLDERS = 10_000
+"""Folders whose ids are remembered from one batch to the next."""
 
 
 async def container_import(ask: Ask) -> dict[str, Any]:
@@ -38,12 +40,12 @@ async def container_import(ask: Ask) -> dict[str, Any]:
             if line.strip():
                 batch.append(_import_row(line, count + len(batch) + 1))
             if len(batch) == IMPORT_ROWS:
-                count += _import(ask.db, container["id"], batch, folders)
+                count += take(ask.db, container["id"], batch, folders)
                 batch = []
                 await asyncio.sleep(0)
     if waiting.strip():
         batch.append(_import_row(waiting, count + len(batch) + 1))
-    count += _import(ask.db, container["id"], batch, folders)
+    count += take(ask.db, container["id"], batch, folders)
     return {"imported": count}
 
 
@@ -64,7 +66,10 @@ def _import_row(line: bytes, at: int) -> dict[str, Any]:
     return {"path": path, "size": size, "mime": mime, "etag": etag, "date": date}
 
 
-def _import(db: Database, container: int, rows: list[dict[str, Any]], folders: dict[str, int | None]) -> int:
+def take(db: Database, container: int, rows: list[dict[str, Any]], folders: dict[str, int | None]) -> int:
+    """Register files, all or none, and answer how many; `folders` are ids of folders that are known already, by path."""
+    if len(folders) > KNOWN_FOLDERS:
+        folders.clear()
     with db.transaction():
         values = []
         for row in rows:

@@ -34,6 +34,23 @@ RETRY_SECONDS = 0.3
 """Between two runs of the program that prints the stream: it ends when the S3 server does."""
 
 
+class Ids:
+    """A set of rows' ids, which are counted from 1 on: a bit for each up to the highest, 122 KiB for a million."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+
+    def add(self, number: int) -> None:
+        byte, bit = divmod(number, 8)
+        if byte >= len(self._bits):
+            self._bits.extend(bytes(max(1024, byte + 1 - len(self._bits))))
+        self._bits[byte] |= 1 << bit
+
+    def __contains__(self, number: int) -> bool:
+        byte, bit = divmod(number, 8)
+        return byte < len(self._bits) and bool(self._bits[byte] >> bit & 1)
+
+
 class Indexer:
     """
     Parameters
@@ -210,7 +227,7 @@ class Indexer:
         token = None
         for _ in range(PAGES_BELOW):
             page, token = await asyncio.to_thread(self._objects.page, token, prefix)
-            await self._look_at(self._differing(page, set()))
+            await self._look_at(self._differing(page, Ids()))
             if token is None:
                 return
 
@@ -230,9 +247,9 @@ class Indexer:
         self.compared = name
 
     async def compare(self) -> None:
-        """Compare every object with its row, and every row with its object; memory is that of the rows' ids."""
+        """Compare every object with its row, and every row with its object; memory is that of a bit for each row."""
         began = time.time_ns()
-        there: set[int] = set()
+        there = Ids()
         token, more = None, True
         while more:
             page, token = await asyncio.to_thread(self._objects.page, token)
@@ -249,7 +266,7 @@ class Indexer:
         for start in range(0, len(places), LOOKS_AT_ONCE):
             await asyncio.gather(*(self.look(*place) for place in places[start : start + LOOKS_AT_ONCE]))
 
-    def _differing(self, page: list[tuple[str, int, str]], there: set[int]) -> list[tuple[int, str]]:
+    def _differing(self, page: list[tuple[str, int, str]], there: Ids) -> list[tuple[int, str]]:
         """Objects of a listing whose rows are absent or differ; notes the ids of the others."""
         containers = {row[0] for row in self._db.execute("SELECT id FROM container")}
         differing: list[tuple[int, str]] = []
@@ -271,7 +288,7 @@ class Indexer:
                 differing.append((container, path))
         return differing
 
-    async def _delete_missing(self, there: set[int], began: int) -> None:
+    async def _delete_missing(self, there: Ids, began: int) -> None:
         last = 0
         while True:
             rows: list[Any] = self._db.all(

@@ -1,14 +1,21 @@
-"""Advanced file search: the vendor's properties and operators, as SQL with bound values."""
+"""
+Advanced file search: the vendor's properties and operators, as SQL with bound values.
+
+Pages are in the order of the ids, each from where the one before ended. So the rows are walked by id, or looked up by
+what is asked for, id or whole path. An index of anything else would have each page find and sort all that fits: with
+the number of files the time of a whole search would grow by its square. The unary `+` keeps SQLite from such indices.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from libsafe_nb.local import files
 from libsafe_nb.local.ask import MAX_ID, Problem
 
 _COLUMNS = {
     "id": "file.id",
-    "container_id": "file.container_id",
+    "container_id": "+file.container_id",
     "parent": "file.parent",
     "filename": "file.filename",
     "fullpath": "('/' || file.path)",
@@ -31,6 +38,31 @@ MAX_CONDITIONS = 50
 MAX_VALUES = 1000
 
 Clause = tuple[str, list[Any]]
+
+
+def query(conditions: Any, *, user: int | None, after: int, limit: int) -> Clause:
+    """
+    The rows for which all conditions hold, from the id `after` on, `limit` at most, with what `files.shape` needs.
+
+    Only files of containers that `user` may see; None sees all.
+
+    Raises
+    ------
+    Problem
+        As `where`.
+    """
+    clause, values = where(conditions)
+    mine = f"{_COLUMNS['container_id']} IN (SELECT container_id FROM access WHERE user_id = ?)"  # noqa: S608 - constants
+    if user is not None:
+        clause, values = f"{clause} AND {mine}", [*values, user]
+    if _by_path(conditions):
+        # Whole paths are found in the index of containers and paths.
+        clause = clause.replace(_COLUMNS["container_id"], "file.container_id")
+    return f"{files.SELECT} WHERE file.id > ? AND {clause} ORDER BY file.id LIMIT ?", [after, *values, limit]
+
+
+def _by_path(conditions: Any) -> bool:
+    return any(each["property"] == "fullpath" and each["operator"] in ("eq", "in") for each in conditions)
 
 
 def where(conditions: Any) -> Clause:
@@ -72,7 +104,18 @@ def _one(condition: dict[str, Any], place: str) -> Clause:
     if not isinstance(name, str) or name not in _COLUMNS:
         known = ", ".join([*_COLUMNS, "metadata.IECODE"])
         raise Problem(400, f"{place}.property: expected one of {known}, got {str(name)[:50]!r}")
-    return _compare(_COLUMNS[name], operator, condition["value"], place, numeric=name in _NUMBERS)
+    if name == "fullpath" and operator in ("eq", "in"):
+        return _whole_path(operator, condition["value"], place)
+    # The children of one folder are by id in the index of folders; those of several are not.
+    walked = "+" if name == "parent" and operator != "eq" else ""
+    return _compare(walked + _COLUMNS[name], operator, condition["value"], place, numeric=name in _NUMBERS)
+
+
+def _whole_path(operator: str, value: Any, place: str) -> Clause:
+    """On the column itself, without the slash that all paths are shown with: on that there is an index."""
+    clause, values = _compare("file.path", operator, value, place, numeric=False)
+    # What has no slash is no file's path; nor is null.
+    return clause, [each[1:] if isinstance(each, str) and each.startswith("/") else None for each in values]
 
 
 def _metadata(iecode: str, operator: str, value: Any, place: str) -> Clause:

@@ -293,6 +293,18 @@ def test_a_folder_goes_and_comes_back_with_its_contents(rest, s3, container):
     assert s3.get_object(Bucket=BUCKET, Key=f"{container}/d/e/b")["Body"].read() == b"hello"
 
 
+def test_a_folder_of_more_than_a_page_is_deleted_and_restored_whole(rest, container):
+    rows = "\n".join(json.dumps({"path": f"d/{number // 400}/{number}", "size": 1}) for number in range(1200))
+    rest.ok("POST", f"/container/{container}/import", data=rows)
+    folder = rest.file(container, "d")["id"]
+
+    rest.ok("DELETE", f"/file/{folder}")
+    assert rest.listed(container) == []
+    rest.ok("POST", f"/file/{folder}/restore")
+
+    assert len(rest.listed(container, limit=2000)) == 1200 + 4
+
+
 def test_imported_rows_are_deleted_and_restored_without_an_object(rest, container):
     rest.ok("POST", f"/container/{container}/import", data=json.dumps({"path": "a", "size": 1}))
     file = rest.file(container, "a")["id"]
