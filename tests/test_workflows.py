@@ -6,10 +6,10 @@ import jsonschema
 import pytest
 from conftest import REQUEST, takes
 from engine_runs import wait_for
-from test_calls import end_of, publish_to, read, record_of
+from test_calls import end_of, publish_to, read
 from test_record_schema import SCHEMA
 
-from libsafe_nb import linkage, record
+from libsafe_nb import record
 from libsafe_nb.functions import Functions
 
 WRITE = f"""{REQUEST}
