@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 206, 50
 """Of a box, in CSS pixels."""
 PAGE = 990
 """What a page has room for; a wider picture is scrolled."""
-SMALLEST = 0.75
+SMALLEST = 0.7
 """Of a picture's size, to which a page may shrink it: letters of 9 pixels are still read."""
 PASSING = 12
 """Of an arrow's place between the boxes of a layer that it passes."""
