@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
-from libsafe_nb import chain
+from libsafe_nb import chain, evidence
 from libsafe_nb.errors import ObjectNotFound, UsageError
 
 if TYPE_CHECKING:
@@ -202,6 +202,22 @@ def record(archive: Archive) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{archive.place}: its record.json is no JSON object")
     return found
+
+
+def beside(archive: Archive, home: str, address: object) -> tuple[Archive, str] | None:
+    """
+    The evidence at an address, as a record of container `home` in the archive names it: where it lies, and its folder.
+
+    None where that is not at hand: of a copy on a disk only the container that was copied, and only as a whole.
+    """
+    place = evidence.place_of(address)
+    if place is None:
+        return None
+    container, folder = place
+    if isinstance(archive, Container):
+        here = container == archive.container
+        return (archive if here else Container(archive.storage, container)), folder
+    return (archive, folder) if container == home and archive.start else None
 
 
 def links(archive: Archive) -> Iterator[tuple[int, bytes]]:

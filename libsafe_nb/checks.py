@@ -12,13 +12,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Result = Literal["ok", "changed", "missing", "not-checked"]
 
 FOLDER = "folder"
 """Name of the one check that may stay open: a record's folder alone, away from its container (contract 2)."""
+
+NODE = "node"
+"""Name of the check that sums up one run's evidence in a tree of them (`--deep`): it tells nothing new, and is counted apart."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +55,25 @@ class Report:
         Those that are not ok; of the others only their number is kept, however many records there are.
     counts
         How many checks had which result.
+    nodes
+        Of a tree of runs, how many runs' evidence had which result.
     """
 
     place: str
     checks: tuple[Check, ...]
     counts: Mapping[str, int]
+    nodes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, place: str, checks: Iterable[Check]) -> Report:
         counts: Counter[str] = Counter()
+        nodes: Counter[str] = Counter()
         kept = []
         for each in checks:
-            counts[each.result] += 1
+            (nodes if each.name == NODE else counts)[each.result] += 1
             if each.result != "ok":
                 kept.append(each)
-        return cls(place, tuple(kept), dict(counts))
+        return cls(place, tuple(kept), dict(counts), dict(nodes))
 
     @property
     def exit_code(self) -> int:
@@ -81,6 +88,7 @@ class Report:
             "place": self.place,
             "exit_code": self.exit_code,
             "counts": dict(self.counts),
+            **({"nodes": dict(self.nodes)} if self.nodes else {}),
             "checks": [asdict(each) for each in self.checks],
         }
 

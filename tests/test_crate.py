@@ -284,7 +284,12 @@ MADE = {"container": "1", "path": "/made.txt", "version_id": "v9", "size": 3, "s
 WORKFLOW = {
     **SAMPLE,
     "calls": [
-        {**each, "number": number, "outputs": [MADE] if number == 1 else [], "inputs": [MADE] if number == 2 else []}
+        {
+            **each,
+            "number": number,
+            "outputs": [MADE] if number == 1 else [],
+            "inputs": [MADE] if number == 2 else [],
+        }
         for number, each in enumerate(SAMPLE["calls"], 1)
     ]
     + [
@@ -435,7 +440,7 @@ def test_a_stopped_run_with_all_that_a_record_can_hold_is_a_valid_crate(folder, 
     found = entities(made)
     action = found[SAMPLE["id"]]
     updates = [each for each in found.values() if each["@type"] == "UpdateAction"]
-    (failure, stopped) = [each for each in found.values() if each["@type"] == "ActivateAction"]
+    (stopped, failure) = [each for each in found.values() if each["@type"] == "ActivateAction"]
     called = [found[f"urn:uuid:{each['run']}"] for each in SAMPLE["calls"] if each["run"]]
     caller = found[f"urn:uuid:{SAMPLE['parent']['run']}"]
     values = {each["name"]: each["value"] for each in found.values() if "exampleOfWork" in each}

@@ -1,15 +1,21 @@
 """Workflows as their evidence tells them: one real run that calls others, on the real platform, read in every way."""
 
 import json
+import shutil
 
 import jsonschema
 import pytest
+import tampering
+from click.testing import CliRunner
 from conftest import REQUEST, takes
 from engine_runs import wait_for
+from tampering import Copy
 from test_calls import end_of, publish_to, read
 from test_record_schema import SCHEMA
 
+import libsafe_nb
 from libsafe_nb import record
+from libsafe_nb.cli import cli
 from libsafe_nb.functions import Functions
 
 WRITE = f"""{REQUEST}
@@ -97,3 +103,192 @@ def test_what_a_call_used_is_known_by_the_versions_that_it_read(body, connection
     }
     assert body["used"] == []
     jsonschema.Draft202012Validator(SCHEMA).validate(child)
+
+
+# verify --deep ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(flow, connection, tmp_path_factory):
+    """A copy of the container, made once."""
+    return tampering.download(connection, flow[1]["container"], tmp_path_factory.mktemp("whole") / "copy")
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return Copy(shutil.copytree(whole.root, tmp_path / "copy"))
+
+
+def numbers(copy):
+    """Of a copy the positions of the records: the workflow's, and of those that it called, by its number of the call."""
+    bodies = [copy.record(number) for number in range(len(copy.folders()))]
+    (top,) = [number for number, each in enumerate(bodies) if each["parent"] is None]
+    places = {each["id"].removeprefix("urn:uuid:"): number for number, each in enumerate(bodies)}
+    return top, {each["number"]: places[each["run"]] for each in bodies[top]["calls"]}
+
+
+def deep(copy, name=None, **options):
+    return libsafe_nb.verify(
+        copy.root if name is None else copy.folders()[name], deep=True, head=copy.head(), **options
+    )
+
+
+def told(report, name):
+    return [(each.result, each.detail) for each in report.checks if each.name == name]
+
+
+def test_a_whole_tree_is_verified_over_s3_from_its_top(flow, platform):
+    seen = []
+    found = libsafe_nb.verify(
+        flow[1]["evidence"], deep=True, settings=platform.settings, seen=lambda each: seen.append(each)
+    )
+
+    assert (found.exit_code, found.checks) == (0, ())
+    assert found.nodes == {"ok": 7}
+    assert [each.name for each in seen].count("call") == 6
+    assert [each.name for each in seen].count("used") == 2
+    assert len([each for each in seen if each.name == "sums" and each.place.endswith("report.html")]) == 7
+
+
+def test_a_whole_tree_is_verified_in_a_copy_and_each_run_once(copy):
+    for name in (None, numbers(copy)[0]):
+        found = deep(copy, name)
+        assert (found.exit_code, found.checks, found.nodes) == (0, (), {"ok": 7})
+    assert libsafe_nb.verify(copy.root, head=copy.head()).nodes == {}
+
+
+def test_an_altered_record_of_a_call_is_told_though_all_digests_were_made_anew(copy):
+    top, called = numbers(copy)
+    copy.change_record(lambda body: body["agent"]["runner"].update({"papermill": "1.0"}), called[1])
+    found = deep(copy, top)
+
+    assert found.exit_code == 1
+    ((result, detail),) = told(found, "call")
+    assert result == "changed"
+    assert detail.startswith("call 1 (")
+    assert "record_sha256: expected" in detail
+    # It is named by the digest of its record in that of who read what it wrote, too.
+    assert [result for result, _ in told(found, "used")] == ["changed"]
+    assert libsafe_nb.verify(copy.folders()[top]).exit_code in (0, 5)
+
+
+@pytest.mark.parametrize("kept", ["params", "evidence", "record_sha256", "run", "job"])
+def test_two_calls_that_are_exchanged_are_told(copy, kept):
+    """Two of one function, with all that is known of them but for one thing."""
+
+    def exchange(body):
+        one, two = body["calls"][:2]
+        for name in one.keys() - {"number", "call", kept}:
+            one[name], two[name] = two[name], one[name]
+        body["calls"][2]["used"] = None
+
+    top, _ = numbers(copy)
+    copy.change_record(exchange, top)
+
+    assert [result for result, _ in told(deep(copy, top), "call")] == ["changed"] * 2
+
+
+@pytest.mark.parametrize("name", ["run", "job"])
+def test_a_called_run_that_names_another_caller_is_told(copy, name):
+    top, called = numbers(copy)
+    copy.change_record(lambda body: body["parent"].update({name: "999999"}), called[5])
+    copy.change_record(lambda body: body["calls"][4].update(record_sha256=None), top)
+
+    assert f"its record's parent.{name}" in told(deep(copy, top), "call")[0][1]
+
+
+@pytest.mark.parametrize("whole_container", [True, False])
+def test_a_called_run_that_is_gone_is_told(copy, whole_container):
+    top, called = numbers(copy)
+    shutil.rmtree(copy.folders()[called[5]])
+    copy.link()
+    found = deep(copy, None if whole_container else top)
+
+    assert found.exit_code == 1
+    assert [(result, "call 5" in detail) for result, detail in told(found, "call")] == [("missing", True)]
+
+
+def test_a_call_that_was_taken_out_of_its_callers_record_is_told_in_the_whole_container(copy):
+    top, _ = numbers(copy)
+    copy.change_record(lambda body: body["calls"].pop(), top)
+
+    ((result, detail),) = told(deep(copy), "call")
+    assert result == "changed"
+    assert "whose record does not name it" in detail
+
+
+def test_a_call_of_a_call_is_checked_too(copy):
+    top, called = numbers(copy)
+    inner = copy.record(called[4])["calls"][0]
+    folder = copy.root / inner["evidence"].split("/", 3)[3]
+    (folder / "executed.ipynb").write_bytes(b"{}")
+    found = deep(copy, top)
+
+    assert found.nodes == {"ok": 6, "changed": 1}
+    (node,) = [each for each in found.checks if each.name == "node"]
+    assert node.place == f"{folder.relative_to(copy.root)}/"
+    assert "changed" in node.detail
+
+
+def test_what_a_call_used_is_told_if_it_is_another(copy):
+    top, _ = numbers(copy)
+    copy.change_record(lambda body: body["calls"][2]["used"].pop(), top)
+
+    assert "the calls whose outputs it read" in told(deep(copy, top), "call")[0][1]
+
+
+def test_a_reused_record_must_be_there_and_verified(copy):
+    def reuse(body):
+        one, five = body["calls"][0], body["calls"][4]
+        five.update({name: one[name] for name in one if name not in ("number", "params", "files", "call")})
+        five.update(call=None, reused=one["evidence"], attempts=None)
+
+    top, called = numbers(copy)
+    copy.change_record(reuse, top)
+    found = deep(copy, top)
+    assert told(found, "call") == []
+    assert found.nodes["ok"] == 5
+    copy.change_record(lambda body: body["calls"][4].update(record_sha256=None), top)
+    assert [result for result, _ in told(deep(copy, top), "call")] == ["not-checked"]
+    copy.change_record(lambda body: body["calls"][4].update(record_sha256="0" * 64), top)
+    assert [result for result, _ in told(deep(copy, top), "call")] == ["changed"]
+    place = copy.folders()[top]
+    shutil.rmtree(copy.folders()[called[1]])
+    copy.link()
+    found = libsafe_nb.verify(place, deep=True, head=copy.head())
+    assert ("missing", True) in {(result, "call 5" in detail) for result, detail in told(found, "call")}
+
+
+def test_records_that_call_each_other_in_a_circle_are_told_and_end(copy):
+    top, called = numbers(copy)
+    body = copy.record(top)
+    folder = copy.folders()[top].relative_to(copy.root)
+    back = {
+        **body["calls"][0],
+        **{"run": body["id"].removeprefix("urn:uuid:"), "job": body["job"]["id"], "record_sha256": None},
+        **{"evidence": f"libsafe://{body['container']['id']}/{folder}/"},
+    }
+    copy.change_record(lambda nested: nested["calls"].append(back), called[4])
+
+    assert "called by what it called itself" in str(told(deep(copy, top), "call"))
+
+
+def test_a_folder_alone_has_its_calls_nowhere_and_is_incomplete(copy, tmp_path):
+    top, called = numbers(copy)
+    alone = shutil.copytree(copy.folders()[top], tmp_path / "alone")
+    found = libsafe_nb.verify(alone, deep=True)
+
+    assert found.exit_code == 5
+    assert [result for result, _ in told(found, "call")] == ["not-checked"] * 5
+    leaf = shutil.copytree(copy.folders()[called[1]], tmp_path / "leaf")
+    assert libsafe_nb.verify(leaf, deep=True).exit_code == 0
+
+
+def test_the_command_tells_which_run_has_what(copy):
+    top, called = numbers(copy)
+    (copy.folders()[called[3]] / "README.md").write_bytes(b"")
+    done = CliRunner().invoke(cli, ["verify", "--deep", "--verbose", str(copy.folders()[top])])
+
+    assert done.exit_code == 1
+    assert "runs: 1 changed, 6 ok" in done.output
+    assert len([line for line in done.output.splitlines() if line.endswith("[node]")]) == 7
