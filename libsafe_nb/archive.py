@@ -86,6 +86,10 @@ class Folder:
             self._root, self.start = path, ALL if (path / ALL).is_dir() else ""
             self.place = str(Path(self.place, self.start))
 
+    def path(self, path: str) -> Path:
+        """Where a path of the container is on this disk."""
+        return self._root / path
+
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         top = self._root / prefix
         for path in sorted(top.rglob("*")) if top.is_dir() else ():

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from libsafe_nb.cli import authoring, calling, functions, job, platform, reading, running, trigger
+from libsafe_nb.cli import authoring, calling, functions, graph, job, platform, reading, running, trigger
 from libsafe_nb.cli.types import Group
 from libsafe_nb.errors import LibsafeError
 
@@ -46,6 +46,7 @@ for command in (
     job.job,
     running.recover_,
     reading.history_,
+    graph.graph_,
     reading.replay_,
     reading.export,
     calling.convert_,
