@@ -1,21 +1,28 @@
 """Workflows as their evidence tells them: one real run that calls others, on the real platform, read in every way."""
 
 import json
+import re
 import shutil
+import tracemalloc
 
 import jsonschema
 import pytest
 import tampering
 from click.testing import CliRunner
-from conftest import REQUEST, takes
+from conftest import REQUEST, takes, write_function
 from engine_runs import wait_for
 from tampering import Copy
 from test_calls import end_of, publish_to, read
+from test_crate import cache, entities, problems, read_back, references  # noqa: F401 - fixtures of that module
 from test_record_schema import SCHEMA
+from test_run import command_environment
 
 import libsafe_nb
-from libsafe_nb import record
+from libsafe_nb import archive, history, record, telling
+from libsafe_nb.chaincheck import Chain
+from libsafe_nb.checks import Check, Report
 from libsafe_nb.cli import cli
+from libsafe_nb.deepcheck import Tree
 from libsafe_nb.functions import Functions
 
 WRITE = f"""{REQUEST}
@@ -292,3 +299,214 @@ def test_the_command_tells_which_run_has_what(copy):
     assert done.exit_code == 1
     assert "runs: 1 changed, 6 ok" in done.output
     assert len([line for line in done.output.splitlines() if line.endswith("[node]")]) == 7
+
+
+# The crate and the report of the real run ---------------------------------------------------------------------------
+
+
+def test_a_real_workflow_is_a_valid_provenance_run_crate(whole, request):
+    top, _ = numbers(whole)
+    folder = whole.folders()[top]
+
+    assert request.getfixturevalue("problems")(folder, "provenance-run-crate") == []
+    assert read_back(folder)["main"] == "executed.ipynb"
+
+
+def test_what_one_call_wrote_and_another_read_is_one_entity(whole):
+    top, _ = numbers(whole)
+    found = entities(whole.folders()[top])
+    runs = [found[f"urn:uuid:{each['run']}"] for each in whole.record(top)["calls"]]
+    wrote = {each for run in runs[:2] for each in references(run["result"]) if "/out/" in each}
+
+    assert len(wrote) == 2
+    assert wrote == {each for each in references(runs[2]["object"]) if "/out/" in each}
+
+
+def test_each_box_of_the_report_leads_to_a_report_that_is_there(whole):
+    top, called = numbers(whole)
+    folder = whole.folders()[top]
+    links = re.findall(r'<a href="(\.\./[^"]+)" class="node', (folder / "report.html").read_text())
+
+    assert [(folder / each).resolve().parent for each in links] == [
+        whole.folders()[called[number]] for number in (1, 2, 4, 5, 3)
+    ]
+    assert all((folder / each).is_file() for each in links)
+
+
+# graph --------------------------------------------------------------------------------------------------------------
+
+
+def graph(*arguments):
+    done = CliRunner().invoke(cli, ["graph", *map(str, arguments)])
+    return getattr(done.exception, "exit_code", done.exit_code), done.stdout, done.stderr
+
+
+def test_a_graph_tells_a_workflow_as_it_ran_and_deep_the_calls_of_its_calls(whole, flow):
+    keys, top = flow[0], whole.folders()[numbers(whole)[0]]
+    code, out, err = graph(top)
+    lines = out.splitlines()
+
+    assert code == 0
+    assert lines[0].startswith(f"{keys['workflow']}  ✓ completed")
+    assert [re.search(r"(\d)  (f-\w+)  (. [\w ]+?)  ", line).groups() for line in lines[1:]] == [
+        ("1", keys["write"], "✓ completed"),
+        ("2", keys["write"], "✓ completed"),
+        ("3", keys["read"], "✓ completed"),
+        ("4", keys["nested"], "✓ completed"),
+        ("5", keys["fail"], "✗ failed"),
+    ]
+    assert "after 1, 2" in lines[3]
+    assert "ValueError: not today" in lines[5]
+    assert "as it ran" in err
+    assert f"│  └─ 1  {keys['write']}  ✓ completed" in graph(top, "--deep")[1]
+
+
+def test_a_graph_as_json_and_as_a_picture_whose_boxes_lead_to_reports(whole, tmp_path):
+    top = whole.folders()[numbers(whole)[0]]
+    told = json.loads(graph(top, "--deep", "--json")[1])
+    target = whole.root / "flow.svg"
+    try:
+        assert graph(top, "--deep", "--svg", target)[0] == 0
+        links = re.findall(r'<a href="([^"]+)"', target.read_text())
+    finally:
+        target.unlink()
+
+    assert [each["after"] for each in told["calls"]] == [[], [], ["1", "2"], [], []]
+    assert told["calls"][3]["calls"][0]["status"] == "completed"
+    assert len(links) == 7
+    assert all((whole.root / each).is_file() for each in links)
+    assert "<a " not in graph(top, "--svg", "-")[1]
+    assert graph(top, "--svg", tmp_path / "far.svg")[0] == 0
+    assert "<a " not in (tmp_path / "far.svg").read_text()
+    assert graph(top, "--svg", "-", "--json")[0] == 2
+
+
+@pytest.fixture
+def configured(platform, monkeypatch):
+    for name, value in command_environment(platform).items():
+        if name.startswith("LIBSAFE_"):
+            monkeypatch.setenv(name, value)
+
+
+def test_of_a_notebook_the_latest_evidence_is_told_else_its_source(flow, configured, tmp_path):
+    keys, result = flow
+    path = write_function(tmp_path / f"{keys['workflow']}.ipynb", "print(1)")
+    code, out, err = graph(path, "--container", result["container"])
+    assert (code, len(out.splitlines())) == (0, 6)
+    assert "as it ran last" in err
+    assert "its code is another now" in err
+    assert graph(keys["workflow"], "--container", result["container"])[1] == out
+
+    path = write_function(
+        tmp_path / "never-run.ipynb", "import libsafe_nb\nlibsafe_nb.call('a-part').result()"
+    )
+    code, out, err = graph(path, "--container", result["container"])
+    assert code == 0
+    assert out.splitlines()[1] == "└─ 1  a-part  ○ not run  (cell 2, line 2)"
+    assert f"not run: no evidence of it in container {result['container']}" in err
+
+
+def test_without_a_platform_a_notebooks_source_is_told(tmp_path, monkeypatch):
+    for name, value in {
+        "URL": "http://127.0.0.1:9",
+        "KEY_USER": "k",
+        "S3_BUCKET": "b",
+        "S3_ACCESS_KEY": "a",
+    }.items():
+        monkeypatch.setenv(f"LIBSAFE_{name}", value)
+    path = write_function(tmp_path / "w.ipynb", "from libsafe_nb import call\ncall('a')")
+    code, out, err = graph(path)
+
+    assert (code, "1  a  ○ not run" in out) == (0, True)
+    assert "no platform could be asked" in err
+
+
+@pytest.mark.parametrize("place", ["absent.ipynb", "no/such/folder", "libsafe://x/provenance/"])
+def test_what_is_neither_evidence_nor_a_notebook_is_bad_usage(place):
+    assert graph(place)[0] == 2
+
+
+def test_many_calls_are_checked_in_little_memory():
+    """A thousand records of a copy that is made as it is read."""
+    calls = [
+        {"number": n, "call": str(n), "function": "f", "job": str(n), "run": str(n), "status": "completed", "attempts": 1,
+         "evidence": f"libsafe://1/provenance/f/{n}/"}
+        for n in range(2, 1002)
+    ]  # fmt: skip
+
+    def record_of(number, **more):
+        body = {
+            "id": f"urn:uuid:{number}",
+            "job": {"id": str(number)},
+            "container": {"id": "1"},
+            "status": "completed",
+        }
+        return {**body, "function": {"key": "f"}, **more}
+
+    class Made:
+        place, start = "made", "provenance/f/1/"
+
+        def list(self, prefix):
+            yield f"{prefix}record.json", 1
+
+        def read(self, path, *, version=None):
+            number = path.split("/")[2]
+            filling = {"filling": "x" * 200_000, "parent": {"run": "1", "job": "1"}}
+            return json.dumps(record_of(number, **filling)).encode()
+
+        def deleted(self, prefix):
+            return iter(())
+
+    tree = Tree(Made(), Chain(), opened=lambda *_: (), checked=lambda *_: (Check("sums", "ok", "x"),))
+    tracemalloc.start()
+    try:
+        found = Report.of("x", tree.node(Made(), "provenance/f/1/", record_of("1", calls=calls), []))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert (found.exit_code, found.nodes) == (0, {"ok": 1001})
+    assert peak < 10_000_000
+
+
+# history ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_history_of_a_file_tells_the_step_and_the_workflow_that_made_it(whole, flow):
+    keys, result = flow
+    written, read_ = history.of_file(archive.at(str(whole.root)), "/out/one.txt")
+    top = whole.folders()[numbers(whole)[0]]
+
+    assert (written.what, written.run.workflow["number"]) == ("written", 1)
+    assert (read_.what, read_.run.workflow["number"]) == ("read", 3)
+    for deed in (written, read_):
+        told = deed.run.workflow
+        assert (told["function"], told["job"], told["run"]) == (
+            keys["workflow"],
+            result["job"],
+            result["run"],
+        )
+        assert told["evidence"] == str(whole.root / top.relative_to(whole.root)) + "/"
+    assert deed.to_json()["workflow"] == told
+    assert f"step 1 of {keys['workflow']}, job {result['job']}" in telling.fields(written)[5]
+
+
+def test_the_history_of_a_container_tells_whose_step_each_run_was(whole):
+    top, called = numbers(whole)
+    rows = {row.job: row for row in history.runs(archive.at(str(whole.root)))}
+
+    assert rows[whole.record(top)["job"]["id"]].workflow is None
+    assert {
+        number: rows[whole.record(place)["job"]["id"]].workflow["number"] for number, place in called.items()
+    } == {number: number for number in called}
+    assert json.loads(telling.line(rows[whole.record(called[4])["job"]["id"]]))["workflow"]["number"] == 4
+
+
+def test_a_run_whose_callers_record_is_not_here_still_tells_the_caller(copy):
+    top, called = numbers(copy)
+    job = copy.record(called[5])["job"]["id"]
+    shutil.rmtree(copy.folders()[top])
+    row = next(row for row in history.runs(archive.at(str(copy.root))) if row.job == job)
+
+    assert (row.workflow["number"], row.workflow["evidence"]) == (None, None)
+    assert "step of " in telling.fields(row)[1]
