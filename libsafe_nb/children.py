@@ -24,6 +24,7 @@ from libsafe_nb.errors import (
     Forbidden,
     LibsafeError,
     PlatformError,
+    StorageUnreachable,
     Unauthorized,
     Unreachable,
     UsageError,
@@ -243,6 +244,7 @@ class Children:
         self._made = 0
         self._last: dict[str, tuple[str, Shape]] = {}
         self._unread: set[str] = set()
+        self._away = False
         self.known: dict[str, Callable[..., Any]] = {
             "call": self._call,
             "call_get": self._get,
@@ -327,10 +329,15 @@ class Children:
     def _account(self, found: Shape) -> Shape:
         """What the called run's record tells, once it is stored; that of a run that was cancelled may come later."""
         place = evidence.place_of(found.get("evidence"))
-        if self._read is None or place is None:
+        if self._read is None or place is None or self._away:
             return {}
-        with contextlib.suppress(LibsafeError):
+        try:
             return linkage.account(self._read(place[0], f"{place[1]}record.json"))
+        except StorageUnreachable:
+            # Asked again at the run's end; a function does not wait for it at each of its calls.
+            self._away = True
+        except LibsafeError:
+            pass
         return {}
 
     def settle(self) -> None:
@@ -341,6 +348,7 @@ class Children:
                 for call, (_, seen) in self._last.items()
                 if seen["status"] not in ENDED or call in self._unread
             ]
+        self._away = False
         with contextlib.suppress(PlatformError):
             for call in left:
                 self._get(call=call)

@@ -247,6 +247,9 @@ def _problem(call: Body, caller: Body, data: bytes, body: Any, runs: Mapping[Any
     expected = _OF_RUN.get(str(call.get("status")))
     if expected and body.get("status") not in expected:
         return f"status: its caller says {call.get('status')}, its record {body.get('status')}"
+    if recordcheck.is_lost(body):
+        # Its machine was lost, and with it what it knew of its caller.
+        return None
     problem = _params_problem(call, body)
     if problem:
         return problem

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import evidence, marks, record
-from libsafe_nb.errors import LibsafeError
+from libsafe_nb.errors import LibsafeError, StorageUnreachable, Unreachable
 
 if TYPE_CHECKING:
     from libsafe_nb.client import Client
@@ -38,17 +38,30 @@ def used(
         The run's own: what it wrote itself is not used.
     """
     read: dict[str, set[Version]] = {}
-    for version in _read(events):
-        with contextlib.suppress(LibsafeError):
-            writer = _writer(storage, version)
-            if writer and writer != job:
-                read.setdefault(writer, set()).add(version)
-    for writer, versions in read.items():
-        # What is not of the shape that we write was not written by us.
-        with contextlib.suppress(LibsafeError, ValueError, KeyError, TypeError, AttributeError):
-            found = _run(client, storage, writer, versions)
-            if found is not None:
-                yield found
+    # Nobody waits for who is away, once for each version.
+    with contextlib.suppress(Unreachable, StorageUnreachable):
+        for version in _read(events):
+            with _passing_over(LibsafeError):
+                writer = _writer(storage, version)
+                if writer and writer != job:
+                    read.setdefault(writer, set()).add(version)
+        for writer, versions in read.items():
+            # What is not of the shape that we write was not written by us.
+            with _passing_over(LibsafeError, ValueError, KeyError, TypeError, AttributeError):
+                found = _run(client, storage, writer, versions)
+                if found is not None:
+                    yield found
+
+
+@contextlib.contextmanager
+def _passing_over(*kinds: type[Exception]) -> Iterator[None]:
+    """As `suppress`, but for who is away."""
+    try:
+        yield
+    except (Unreachable, StorageUnreachable):
+        raise
+    except kinds:
+        pass
 
 
 def _read(events: Iterable[Mapping[str, Any]]) -> list[Version]:

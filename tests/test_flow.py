@@ -3,15 +3,18 @@
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from conftest import write_function
 from test_report import Elements, assert_can_do_nothing, body, code_cell, node_of, page_of
 
-from libsafe_nb import flow, flowsource, flowtext, linkage, report
+from libsafe_nb import children, flow, flowsource, flowtext, linkage, origins, record, report
+from libsafe_nb.errors import ObjectNotFound, StorageUnreachable
 from libsafe_nb.evidence import place_of
 from libsafe_nb.flow import Node
+from libsafe_nb.redact.matching import SecretSet
 from libsafe_nb.report import flowpicture
 
 
@@ -284,7 +287,7 @@ def test_a_notebook_of_another_language_says_that_it_is_not_read():
     assert "bash is not read" in root.problem
 
 
-# What a caller keeps of a called run's record ---------------------------------------------------------------------
+# What the records of callers and called tell ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"[" * 100_000])
@@ -343,3 +346,125 @@ def test_what_a_caller_and_a_called_run_tell_of_what_was_used_is_told_together()
 )
 def test_an_address_of_evidence_names_a_folder_below_provenance_and_nothing_else(address, place):
     assert place_of(address) == place
+
+
+class Platform:
+    """Tells of two calls that have ended, and of the jobs of those who wrote."""
+
+    def __init__(self, result=None):
+        self.result = result
+
+    def call(self, name, **_):
+        return {
+            "status": "completed",
+            "job_id": "2",
+            "version": 1,
+            "sha256": "a" * 64,
+            "error": None,
+            "attempts": 1,
+            "id": "1",
+        }
+
+    def job(self, job):
+        return {
+            "result": self.result or {"run": "r", "evidence": "libsafe://1/provenance/f/x/"},
+            "date_start": None,
+            "date_end": None,
+        }
+
+
+def test_a_storage_that_is_away_is_asked_once_until_the_runs_end():
+    asked, told = [], []
+
+    def read(container, path):
+        asked.append(path)
+        raise StorageUnreachable("nobody answers")
+
+    made = children.Children(
+        Platform, run="r", container="1", secrets=SecretSet([]), replay=None, tell=told.append, read=read
+    )
+    made._note("r/call-1", {"call": "1", "status": "running"})
+    made._note("r/call-2", {"call": "2", "status": "running"})
+    for call in ("1", "2", "1"):
+        assert made.known["call_get"](call=call)["status"] == "completed"
+    assert len(asked) == 1
+    made.settle()
+    assert len(asked) == 2
+    assert all("record_sha256" not in each for each in told)
+
+
+def test_a_record_that_was_stored_later_is_read_at_the_runs_end():
+    stored, told = {}, []
+
+    def read(container, path):
+        if path not in stored:
+            raise ObjectNotFound("not yet")
+        return stored[path]
+
+    made = children.Children(
+        Platform, run="r", container="1", secrets=SecretSet([]), replay=None, tell=told.append, read=read
+    )
+    made._note("r/call-1", {"call": "1", "status": "running"})
+    made.known["call_get"](call="1")
+    stored["provenance/f/x/record.json"] = b"{}"
+    made.settle()
+
+    assert told[-1]["record_sha256"] == record.digest(b"{}")
+
+
+class Store:
+    """Of each version who wrote it, and records."""
+
+    def __init__(self, *, away=False, **records):
+        self.away, self.records, self.asked = away, records, 0
+
+    def head(self, container, path, *, version_id):
+        self.asked += 1
+        if self.away:
+            raise StorageUnreachable("nobody answers")
+        return SimpleNamespace(metadata={"libsafe-job": f"{version_id}:signature"})
+
+    def get(self, container, path):
+        return self.records["record"]
+
+
+def a_read(number, **more):
+    return {"kind": "read", "container": "1", "path": f"/{number}", "version_id": "2", "bytes": 1, **more}
+
+
+def wrote(*paths):
+    outputs = [{"path": path, "container": "1", "version_id": "2"} for path in paths]
+    body = {"id": "urn:uuid:r", "function": {"key": "f"}, "outputs": outputs}
+    return json.dumps(body).encode()
+
+
+def test_who_wrote_what_was_read_is_told_as_far_as_their_record_agrees():
+    reads = [
+        a_read(1),
+        a_read(2),
+        a_read(3),
+        a_read(3),
+        a_read(4, bytes=0),
+        a_read(5, version_id=None),
+        {"kind": "write"},
+    ]
+    store = Store(record=wrote("1", "/2", "/9"))
+    (found,) = origins.used(reads, job="7", client=Platform(), storage=store)
+
+    assert store.asked == 3
+    assert (found["run"], found["job"], found["function"], found["files"]) == ("r", "2", "f", 2)
+    assert found["record_sha256"] == record.digest(store.records["record"])
+    (told,) = linkage.used([found])
+    assert told["evidence"] == "libsafe://1/provenance/f/x/"
+
+
+@pytest.mark.parametrize("data", [wrote("9"), b"[]", b"{", wrote()])
+def test_a_mark_alone_makes_nobody_the_writer(data):
+    assert list(origins.used([a_read(1)], job="7", client=Platform(), storage=Store(record=data))) == []
+
+
+def test_what_a_run_wrote_itself_it_has_of_nobody_and_a_storage_that_is_away_is_asked_once():
+    assert list(origins.used([a_read(1)], job="2", client=Platform(), storage=Store(record=wrote("1")))) == []
+    store = Store(away=True)
+    assert list(origins.used([a_read(n) for n in range(9)], job="7", client=Platform(), storage=store)) == []
+    assert store.asked == 1

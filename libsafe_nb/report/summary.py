@@ -160,6 +160,7 @@ def about(body: Body) -> str:
             ("Run", code(body.get("id"))),
             ("Again, of", code(body.get("replay_of"))),
             ("Called by", text(_caller(body.get("parent") or {}))),
+            ("Read what these runs wrote", _used(body, str((body.get("container") or {}).get("id")))),
         ]
     )
 
@@ -167,6 +168,17 @@ def about(body: Body) -> str:
 def _caller(parent: Mapping[str, Any]) -> str:
     told = (("function", "function"), ("job", "job"), ("run", "run"))
     return " · ".join(f"{word} {parent[name]}" for name, word in told if parent.get(name))
+
+
+def _used(body: Body, home: str) -> str:
+    """The runs whose outputs it read, each leading to its report."""
+    found = []
+    for each in list(entries(body, "used"))[:ROWS]:
+        shown = tag("code", text(each.get("evidence") or each.get("run")))
+        href = _report(each.get("evidence"), home)
+        link = tag("a", shown, href=href) if href else shown
+        found.append(tag("div", text(f"{each.get('function')}, job {each.get('job')} "), link))
+    return "".join(found)
 
 
 def calls(body: Body) -> str:
@@ -187,9 +199,13 @@ def calls(body: Body) -> str:
 
 
 def _beside(node: Node, home: str) -> str | None:
+    return None if node.caller is None else _report(node.evidence, home)
+
+
+def _report(address: object, home: str) -> str | None:
     """From a report to that of another run in the same container, which lies beside it in every copy of it."""
-    place = evidence.place_of(node.evidence)
-    if node.caller is None or place is None or place[0] != home:
+    place = evidence.place_of(address)
+    if place is None or place[0] != home:
         return None
     return f"../../{quote(place[1].removeprefix('provenance/'))}report.html"
 
