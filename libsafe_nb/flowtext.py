@@ -68,10 +68,8 @@ def _together(nodes: Sequence[Node]) -> list[Node]:
 
 
 def _line(node: Node) -> str:
-    number = f"{node.number}  " if node.number is not None else ""
-    used = ", ".join(each.rpartition(".")[2] for each in node.after[:8]) + (
-        " …" if len(node.after) > 8 else ""
-    )
+    number = f"{node.id}  " if node.number is not None else ""
+    used = ", ".join(node.after[:8]) + (" …" if len(node.after) > 8 else "")
     told = [
         node.function,
         node.words if node.counts else f"{node.mark} {node.words}",

@@ -280,6 +280,57 @@ def test_records_that_call_each_other_in_a_circle_are_told_and_end(copy):
     assert "called by what it called itself" in str(told(deep(copy, top), "call"))
 
 
+def test_a_call_that_ended_after_its_caller_is_found_by_its_job(copy):
+    def still_running(body):
+        known = dict.fromkeys(("run", "evidence", "record_sha256", "ended", "error"))
+        body["calls"][4].update(known, status="running")
+
+    top, called = numbers(copy)
+    copy.change_record(still_running, top)
+    found = deep(copy, top)
+    assert told(found, "call") == []
+    assert found.nodes["ok"] == 6
+    copy.change_record(lambda body: body["parent"].update(run="1"), called[5])
+    assert "its record's parent.run" in told(deep(copy, top), "call")[0][1]
+    shutil.rmtree(copy.folders()[called[5]])
+    copy.link()
+    place = next(each for each in copy.folders() if json.loads((each / "record.json").read_bytes())["calls"])
+    found = libsafe_nb.verify(place, deep=True, head=copy.head())
+    assert [(result, "call 5" in detail) for result, detail in told(found, "call")] == [("not-checked", True)]
+
+
+def test_records_from_before_the_links_are_read_as_not_known(copy):
+    new = (
+        "number",
+        "attempts",
+        "record_sha256",
+        "code_sha256",
+        "inputs",
+        "outputs",
+        "used",
+        "after",
+        "reused",
+    )
+
+    def older(body):
+        del body["used"]
+        for each in body["calls"]:
+            for name in new:
+                del each[name]
+
+    for number in range(len(copy.folders())):
+        copy.change_record(older, number)
+    for name in (None, numbers_of_old(copy)):
+        found = deep(copy, name)
+        assert (told(found, "call"), told(found, "used"), told(found, "record")) == ([], [], [])
+        assert sum(found.nodes.values()) == 7
+    assert len(graph(copy.folders()[numbers_of_old(copy)], "--deep")[1].splitlines()) == 7
+
+
+def numbers_of_old(copy):
+    return next(number for number in range(len(copy.folders())) if copy.record(number)["parent"] is None)
+
+
 def test_a_folder_alone_has_its_calls_nowhere_and_is_incomplete(copy, tmp_path):
     top, called = numbers(copy)
     alone = shutil.copytree(copy.folders()[top], tmp_path / "alone")
@@ -358,7 +409,7 @@ def test_a_graph_tells_a_workflow_as_it_ran_and_deep_the_calls_of_its_calls(whol
     assert "after 1, 2" in lines[3]
     assert "ValueError: not today" in lines[5]
     assert "as it ran" in err
-    assert f"│  └─ 1  {keys['write']}  ✓ completed" in graph(top, "--deep")[1]
+    assert f"│  └─ 4.1  {keys['write']}  ✓ completed" in graph(top, "--deep")[1]
 
 
 def test_a_graph_as_json_and_as_a_picture_whose_boxes_lead_to_reports(whole, tmp_path):

@@ -247,7 +247,7 @@ def _box(place: _Place, frame: _Frame, link: Link) -> str:
     node, along = place.node, EDGE + place.layer * (frame.size + frame.gap)
     assert node is not None
     x, y = (_number(place.at), along) if frame.down else (along, _number(place.at))
-    number = f"{node.number} · " if node.number is not None else ""
+    number = f"{node.id} · " if node.number is not None else ""
     took = duration(node.seconds) if node.seconds is not None else ""
     second = " · ".join(filter(None, [f"{node.mark} {node.words}" if not node.counts else node.words, took]))
     group = " group" if node.counts else ""
@@ -275,7 +275,7 @@ def _box(place: _Place, frame: _Frame, link: Link) -> str:
 
 def _told(node: Node) -> str:
     """All that is known of a node; a pointer that rests on it shows this, and what reads the page aloud says it."""
-    told = [f"{node.number}" if node.number is not None else "", node.function, node.words]
+    told = [node.id if node.number is not None else "", node.function, node.words]
     told += [duration(node.seconds)] if node.seconds is not None else []
     told += [f"job {node.job}"] if node.job and not node.counts else []
     told += [node.error[:300]] if node.error and not node.counts else []
