@@ -212,7 +212,8 @@ def beside(archive: Archive, home: str, address: object) -> tuple[Archive, str] 
     """
     The evidence at an address, as a record of container `home` in the archive names it: where it lies, and its folder.
 
-    None where that is not at hand: of a copy on a disk only the container that was copied, and only as a whole.
+    None where that is not at hand: of a copy on a disk only the container that was copied, and only as a whole. Another
+    container shares the archive's connection, which is closed with that one.
     """
     place = evidence.place_of(address)
     if place is None:
@@ -220,7 +221,9 @@ def beside(archive: Archive, home: str, address: object) -> tuple[Archive, str] 
     container, folder = place
     if isinstance(archive, Container):
         here = container == archive.container
-        return (archive if here else Container(archive.storage, container)), folder
+        if here:
+            return archive, folder
+        return Container(archive.storage, container, connection=archive.connection), folder
     return (archive, folder) if container == home and archive.start else None
 
 

@@ -74,6 +74,12 @@ class Tree:
         """The other containers that were opened."""
         return list(self._chains.values())[1:]
 
+    def place(self, where: Archive, path: str) -> str:
+        """A path of the container that was asked about; of another one with its address."""
+        if _name(where) == _name(self._asked) or not isinstance(where, Container):
+            return path
+        return f"libsafe://{where.container}/{path}"
+
     def node(self, archive: Archive, folder: str, body: Any, checks: Iterable[Check]) -> Iterator[Check]:
         """The checks of one record that was asked for, its verdict, and the same for all that it called and that is not."""
         yield from self._node(archive, folder, body, checks, ())
@@ -88,7 +94,7 @@ class Tree:
     def _node(
         self, archive: Archive, folder: str, body: Any, checks: Iterable[Check], above: tuple[str, ...]
     ) -> Iterator[Check]:
-        place = self._place(archive, folder)
+        place = self.place(archive, folder)
         found: Counter[str] = Counter()
         own = _used(archive, place, body) if isinstance(body, dict) else iter(())
         for checks_ in (checks, own):
@@ -148,7 +154,7 @@ class Tree:
             yield Check("call", "not-checked", above[-1], detail)
             return
         where, folder = found
-        place = self._place(where, folder)
+        place = self.place(where, folder)
         try:
             data = where.read(f"{folder}record.json")
         except ObjectNotFound:
@@ -178,24 +184,18 @@ class Tree:
         if name not in self._chains:
             chain = Chain()
             for each in self._opened(chain, where):
-                yield dataclasses.replace(each, place=self._place(where, each.place))
+                yield dataclasses.replace(each, place=self.place(where, each.place))
             self._chains[name] = (where, chain)
         where, chain = self._chains[name]
         contents = {path.removeprefix(folder): where.read(path) for path, _ in where.list(folder)}
         checks = (
-            dataclasses.replace(each, place=self._place(where, each.place))
+            dataclasses.replace(each, place=self.place(where, each.place))
             for each in self._checked(where, chain, folder, contents, body)
         )
         yield from self._node(where, folder, body, checks, above)
 
     def _is_asked(self, where: Archive, folder: str) -> bool:
         return _name(where) == _name(self._asked) and folder.startswith(self._asked.start or ALL)
-
-    def _place(self, where: Archive, path: str) -> str:
-        """A path of the container that was asked about; of another one with its address."""
-        if _name(where) == _name(self._asked) or not isinstance(where, Container):
-            return path
-        return f"libsafe://{where.container}/{path}"
 
 
 def _name(archive: Archive) -> str:

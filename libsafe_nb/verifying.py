@@ -13,6 +13,7 @@ the size of the records. What each check means: docs/verification.md.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import re
 from collections import deque
@@ -144,7 +145,8 @@ def check(
     if tree is not None:
         yield from tree.rest()
         for where, other in tree.others:
-            yield from other.check_heads(_heads(where, ()))
+            for each in other.check_heads(_heads(where, ())):
+                yield dataclasses.replace(each, place=tree.place(where, each.place))
 
 
 def _tree(archive: Archive, chain: Chain, *, files: bool, trust: Trust) -> Tree:

@@ -280,6 +280,25 @@ def test_records_that_call_each_other_in_a_circle_are_told_and_end(copy):
     assert "called by what it called itself" in str(told(deep(copy, top), "call"))
 
 
+def test_a_call_in_another_container_is_checked_against_that_containers_chain(
+    flow, connection, platform, notebook, run, tmp_path
+):
+    elsewhere = connection.client.create_container("elsewhere")["id"]
+    cell = f"import libsafe_nb\nlibsafe_nb.call({flow[0]['write']!r}, params={{'name': 'far'}}, container={elsewhere!r}).result()"
+    done = run(notebook(cell)).raise_for_failure()
+    seen = []
+    found = libsafe_nb.verify(done.evidence, deep=True, settings=platform.settings, seen=seen.append)
+
+    assert (found.exit_code, found.checks, found.nodes) == (0, (), {"ok": 2})
+    there = {each.name for each in seen if each.place.startswith(f"libsafe://{elsewhere}/")}
+    assert {"chain", "link", "start", "sums", "outputs", "head", "call", "node"} <= there
+    copy = tampering.download(connection, done.container, tmp_path / "near")
+    assert [(each.name, each.result) for each in deep(copy).checks] == [("call", "not-checked")]
+    code, out, _ = graph(copy.folders()[0], "--deep")
+    assert code == 0
+    assert "its evidence is not at hand" in out
+
+
 def test_a_call_that_ended_after_its_caller_is_found_by_its_job(copy):
     def still_running(body):
         known = dict.fromkeys(("run", "evidence", "record_sha256", "ended", "error"))
