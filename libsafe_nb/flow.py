@@ -228,9 +228,10 @@ def layers(nodes: Sequence[Node]) -> dict[str, int]:
     open_, found = {id: len(sources) for id, sources in ways.items()}, dict.fromkeys(known, 0)
     ready = [id for id, count in open_.items() if not count]
     done: set[str] = set()
+    left = iter(known)
     while len(done) < len(known):
         if not ready:
-            ready = [next(id for id in known if id not in done)]
+            ready = [next(id for id in left if id not in done)]
         id = ready.pop()
         if id in done:
             continue

@@ -5,7 +5,8 @@ How the records of a workflow are linked. Pure.
     called record      `parent`: who called it; `used`: the runs whose outputs it read, each with its record's sha256
 
 A caller reads the record of what it called when that has ended: `account` is what it keeps of it. A called run looks up,
-at its own end, who wrote what it read (`origins.py`).
+at its own end, who wrote what it read (`origins.py`). Whoever makes calls may tell more in the events of a run: with a call
+(`kind` `child`) `used` by numbers, `after` and `reused`; with a called run (`kind` `used`, by `run`) the `scraps` it was given.
 """
 
 from __future__ import annotations

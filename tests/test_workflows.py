@@ -278,6 +278,7 @@ def test_records_that_call_each_other_in_a_circle_are_told_and_end(copy):
     copy.change_record(lambda nested: nested["calls"].append(back), called[4])
 
     assert "called by what it called itself" in str(told(deep(copy, top), "call"))
+    assert "called by what it called itself" in graph(copy.folders()[top], "--deep")[1]
 
 
 def test_a_call_in_another_container_is_checked_against_that_containers_chain(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote
 
-from libsafe_nb import evidence, flow
 from libsafe_nb.execution import CAUSES
-from libsafe_nb.flow import Node
-from libsafe_nb.record import entries
-from libsafe_nb.report import flowpicture
+from libsafe_nb.report import calls
 from libsafe_nb.report.cells import Places
 from libsafe_nb.report.markup import (
+    ROWS,
+    bounded_table,
     clip,
     code,
     dash,
@@ -25,15 +23,9 @@ from libsafe_nb.report.markup import (
     note,
     short,
     size,
-    table,
     tag,
     text,
 )
-
-ROWS = 1000
-"""Rows of one table; record.json and messages.jsonl hold all."""
-USED = 8
-"""Numbers of the calls that one used, in its row."""
 
 Body = Mapping[str, Any]
 
@@ -160,7 +152,7 @@ def about(body: Body) -> str:
             ("Run", code(body.get("id"))),
             ("Again, of", code(body.get("replay_of"))),
             ("Called by", text(_caller(body.get("parent") or {}))),
-            ("Read what these runs wrote", _used(body, str((body.get("container") or {}).get("id")))),
+            ("Read what these runs wrote", calls.used(body)),
         ]
     )
 
@@ -168,73 +160,6 @@ def about(body: Body) -> str:
 def _caller(parent: Mapping[str, Any]) -> str:
     told = (("function", "function"), ("job", "job"), ("run", "run"))
     return " · ".join(f"{word} {parent[name]}" for name, word in told if parent.get(name))
-
-
-def _used(body: Body, home: str) -> str:
-    """The runs whose outputs it read, each leading to its report."""
-    found = []
-    for each in list(entries(body, "used"))[:ROWS]:
-        shown = tag("code", text(each.get("evidence") or each.get("run")))
-        href = _report(each.get("evidence"), home)
-        link = tag("a", shown, href=href) if href else shown
-        found.append(tag("div", text(f"{each.get('function')}, job {each.get('job')} "), link))
-    return "".join(found)
-
-
-def calls(body: Body) -> str:
-    """The functions that this one called, as a graph and as a table: jobs with evidence of their own."""
-    made = list(entries(body, "calls"))
-    if not made:
-        return ""
-    nodes = flow.of_record(body)
-    home = str((body.get("container") or {}).get("id"))
-    drawn = flowpicture.picture(nodes, lambda node: "#calls-table" if node.counts else _beside(node, home))
-    heads = ["", "Function", "Version", "Parameters", "Files", "Status", "Took", "Used", "Job", "Evidence"]
-    rows = (_call(each, node, home) for each, node in zip(made, nodes[1:], strict=False))
-    return (
-        tag("div", drawn, class_="wide")
-        + note("A box leads to the report of that run where the container's evidence is copied as a whole.")
-        + tag("div", bounded_table(heads, rows, len(made)), id="calls-table")
-    )
-
-
-def _beside(node: Node, home: str) -> str | None:
-    return None if node.caller is None else _report(node.evidence, home)
-
-
-def _report(address: object, home: str) -> str | None:
-    """From a report to that of another run in the same container, which lies beside it in every copy of it."""
-    place = evidence.place_of(address)
-    if place is None or place[0] != home:
-        return None
-    return f"../../{quote(place[1].removeprefix('provenance/'))}report.html"
-
-
-def _call(call: Mapping[str, Any], node: Node, home: str) -> tuple[str, ...]:
-    params = json.dumps(call.get("params") or {}, ensure_ascii=False, sort_keys=True)
-    error = call.get("error") or {}
-    why = clip(f"{error.get('type')}: {error.get('message')}", 500) if error else ""
-    status, href = node.words, _beside(node, home)
-    shown = code(call.get("evidence")) or dash()
-    return (
-        text(node.number),
-        code(call.get("function")) or dash(),
-        (text(call.get("version") or "") or dash())
-        + (" " + short(call["sha256"]) if call.get("sha256") else ""),
-        tag("code", text(clip(params, 2000))),
-        text(call.get("files") or 0),
-        text(status) + (tag("div", text(why), class_="detail") if why else ""),
-        text(duration(node.seconds).replace(" ", "\N{NO-BREAK SPACE}"))
-        if node.seconds is not None
-        else dash(),
-        text(
-            ", ".join(node.after[:USED])
-            + (f" and {more:,} more" if (more := len(node.after) - USED) > 0 else "")
-        )
-        or dash(),
-        text(call.get("job") or "") or dash(),
-        tag("a", shown, href=href) if href else shown,
-    )
 
 
 def _trigger(trigger: Mapping[str, Any]) -> str:
@@ -364,15 +289,6 @@ def pill(word: str) -> str:
         "span",
         text(f"{marks.get(word, '○')} {word}"),
         class_=f"pill p-{word.lower()}" if word.isalpha() else "pill",
-    )
-
-
-def bounded_table(heads: Sequence[str], rows: Iterable[Sequence[str]], count: int | None = None) -> str:
-    """The first `ROWS` rows, and a line that tells how many more the record holds."""
-    kept = [row for _, row in zip(range(ROWS), rows, strict=False)]
-    more = (count or 0) - len(kept)
-    return table(heads, kept) + (
-        note(f"{more:,} more rows are in record.json or messages.jsonl.") if more > 0 else ""
     )
 
 
