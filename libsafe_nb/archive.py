@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
-from libsafe_nb import chain
+from libsafe_nb import chain, evidence
 from libsafe_nb.errors import ObjectNotFound, UsageError
 
 if TYPE_CHECKING:
@@ -90,6 +90,10 @@ class Folder:
             # A lone copy of one record's folder, or a container's, of which only this part is evidence.
             self._root, self.start = path, ALL if (path / ALL).is_dir() else ""
             self.place = str(Path(self.place, self.start))
+
+    def path(self, path: str) -> Path:
+        """Where a path of the container is on this disk."""
+        return self._root / path
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         top = self._root / prefix
@@ -226,6 +230,25 @@ def record(archive: Archive) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{archive.place}: its record.json is no JSON object")
     return found
+
+
+def beside(archive: Archive, home: str, address: object) -> tuple[Archive, str] | None:
+    """
+    The evidence at an address, as a record of container `home` in the archive names it: where it lies, and its folder.
+
+    None where that is not at hand: of a copy on a disk only the container that was copied, and only as a whole. Another
+    container shares the archive's connection, which is closed with that one.
+    """
+    place = evidence.place_of(address)
+    if place is None:
+        return None
+    container, folder = place
+    if isinstance(archive, Container):
+        here = container == archive.container
+        if here:
+            return archive, folder
+        return Container(archive.storage, container, connection=archive.connection), folder
+    return (archive, folder) if container == home and archive.start else None
 
 
 def links(archive: Archive) -> Iterator[tuple[int, bytes]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Result = Literal["ok", "changed", "missing", "not-checked"]
@@ -22,6 +22,9 @@ FOLDER = "folder"
 
 KEPT = 10_000
 """Checks that a report holds; more are counted."""
+
+NODE = "node"
+"""Name of the check that sums up one run's evidence in a tree of them (`--deep`): it tells nothing new, and is counted apart."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +59,25 @@ class Report:
         there are. `verify(…, seen=…)` is told of each.
     counts
         How many checks had which result.
+    nodes
+        Of a tree of runs, how many runs' evidence had which result.
     """
 
     place: str
     checks: tuple[Check, ...]
     counts: Mapping[str, int]
+    nodes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, place: str, checks: Iterable[Check]) -> Report:
         counts: Counter[str] = Counter()
         kept: list[Check] = []
+        nodes: Counter[str] = Counter()
         for each in checks:
-            counts[each.result] += 1
+            (nodes if each.name == NODE else counts)[each.result] += 1
             if each.result != "ok" and len(kept) < KEPT:
                 kept.append(each)
-        return cls(place, tuple(kept), dict(counts))
+        return cls(place, tuple(kept), dict(counts), dict(nodes))
 
     @property
     def exit_code(self) -> int:
@@ -92,6 +99,7 @@ class Report:
             "exit_code": self.exit_code,
             "counts": dict(self.counts),
             "left_out": self.left_out,
+            **({"nodes": dict(self.nodes)} if self.nodes else {}),
             "checks": [asdict(each) for each in self.checks],
         }
 

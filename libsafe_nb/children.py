@@ -17,13 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import errors, record
+from libsafe_nb import errors, evidence, linkage, record
 from libsafe_nb.compat.writing import refuse
 from libsafe_nb.errors import (
     Conflict,
     Forbidden,
     LibsafeError,
     PlatformError,
+    StorageUnreachable,
     Unauthorized,
     Unreachable,
     UsageError,
@@ -34,6 +35,7 @@ from libsafe_nb.recordedcalls import (
     FACTS,
     NOT_TAKEN,
     NOT_TOLD,
+    OF_RECORD,
     RecordedCalls,
     Shape,
     in_order,
@@ -161,6 +163,7 @@ def look(client: Client, call: str) -> Shape:
         "job": found["job_id"],
         "version": found["version"],
         "sha256": found["sha256"],
+        "attempts": found.get("attempts"),
     }
     if found["status"] not in ENDED:
         return told
@@ -214,6 +217,8 @@ class Children:
         Where a call works that names no other.
     tell
         Where events go.
+    read
+        The bytes of a container's object, for the records of the called runs; None where they are not looked at.
 
     Attributes
     ----------
@@ -230,13 +235,16 @@ class Children:
         secrets: SecretSet,
         replay: Replay | None,
         tell: Callable[[Shape], None],
+        read: Callable[[str, str], bytes] | None = None,
     ) -> None:
         self._client, self._run, self._container = client, run, container
-        self._secrets, self._tell = secrets, tell
+        self._secrets, self._tell, self._read = secrets, tell, read
         self._recorded = RecordedCalls(replay.calls) if replay is not None and replay.stub else None
         self._lock = threading.Lock()
         self._made = 0
         self._last: dict[str, tuple[str, Shape]] = {}
+        self._unread: set[str] = set()
+        self._away = False
         self.known: dict[str, Callable[..., Any]] = {
             "call": self._call,
             "call_get": self._get,
@@ -306,19 +314,41 @@ class Children:
         found = what(self._client(), call)
         with self._lock:
             key, before = self._last.get(call, ("", {}))
-        if key and before != _kept(found):
+            unread = call in self._unread
+        if key and (unread or before != _kept(found)):
             self._note(key, {"call": call, **found})
         return found
 
     def _note(self, key: str, found: Shape) -> None:
+        call, account = found["call"], self._account(found)
         with self._lock:
-            self._last[found["call"]] = (key, _kept(found))
-        self._tell({"kind": "child", "key": key, "call": found["call"], **_kept(found)})
+            self._last[call] = (key, _kept(found))
+            (self._unread.add if found.get("evidence") and not account else self._unread.discard)(call)
+        self._tell({"kind": "child", "key": key, "call": call, **_kept(found), **account})
+
+    def _account(self, found: Shape) -> Shape:
+        """What the called run's record tells, once it is stored; that of a run that was cancelled may come later."""
+        place = evidence.place_of(found.get("evidence"))
+        if self._read is None or place is None or self._away:
+            return {}
+        try:
+            return linkage.account(self._read(place[0], f"{place[1]}record.json"))
+        except StorageUnreachable:
+            # Asked again at the run's end; a function does not wait for it at each of its calls.
+            self._away = True
+        except LibsafeError:
+            pass
+        return {}
 
     def settle(self) -> None:
         """At the run's end: see what has become of those of which no end is known."""
         with self._lock:
-            left = [call for call, (_, seen) in self._last.items() if seen["status"] not in ENDED]
+            left = [
+                call
+                for call, (_, seen) in self._last.items()
+                if seen["status"] not in ENDED or call in self._unread
+            ]
+        self._away = False
         with contextlib.suppress(PlatformError):
             for call in left:
                 self._get(call=call)
@@ -328,7 +358,8 @@ class Children:
         assert self._recorded is not None
         found = self._recorded.take(event)
         told = told_again(event["params"], found)
-        self._tell({**event, **{name: found.get(name) for name in FACTS}, "params": told, "stubbed": True})
+        facts = {name: found.get(name) for name in (*FACTS, *OF_RECORD)}
+        self._tell({**event, **facts, "params": told, "stubbed": True})
         if found.get("status") == "refused":
             error = found.get("error") or {}
             kind = getattr(errors, str(error.get("type")), PlatformError)

@@ -63,7 +63,24 @@ def _crate(body: Body, files: Mapping[str, bytes]) -> str | None:
     message = (body.get("error") or {}).get("message")
     if message and str(message).strip() not in str(action["error"]):
         return "error: the crate tells another one than the record"
-    return _crate_files(body, files, graph) or _crate_outside(body, graph)
+    return _crate_files(body, files, graph) or _crate_outside(body, graph) or _crate_calls(body, graph)
+
+
+def _called(body: Body) -> list[Body]:
+    """The calls that have a run, and are no replay's."""
+    return [each for each in record_.entries(body, "calls") if each.get("run") and not each.get("stubbed")]
+
+
+def _crate_calls(body: Body, graph: Mapping[str, Body]) -> str | None:
+    """Provenance Run Crate 0.5: each called run is an action, which ended as the record says."""
+    for call in _called(body):
+        action = graph.get(record_.urn(call["run"]))
+        if action is None:
+            return f"has no action {call['run']}, which was called"
+        status = f"http://schema.org/{'Completed' if call['status'] == 'completed' else 'Failed'}ActionStatus"
+        if action.get("actionStatus") != status:
+            return f"{call['run']}: actionStatus: the record says {call['status']}, the crate {action.get('actionStatus')}"
+    return None
 
 
 def _crate_files(body: Body, files: Mapping[str, bytes], graph: Mapping[str, Body]) -> str | None:
@@ -94,7 +111,13 @@ def _crate_outside(body: Body, graph: Mapping[str, Body]) -> str | None:
     known = {(_plain(each["path"]), each["sha256"], str(each["size"])) for each in _known(body)}
     for path, _, _ in sorted(known - described):
         return f"{path}: the crate does not describe it with the record's digest and size"
-    for path, digest, _ in described - known:
+    called = {
+        (_plain(each.get("path")), each.get("sha256"), str(each.get("size")))
+        for call in _called(body)
+        for name in ("inputs", "outputs")
+        for each in record_.entries(call, name)
+    }
+    for path, digest, _ in described - known - called:
         if digest is not None:
             return f"{path}: the crate gives it a digest or size that the record does not know"
     return None

@@ -22,7 +22,7 @@ from pathlib import Path
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import deliveries, record
+from libsafe_nb import deliveries, origins, record
 from libsafe_nb.deliveries import Deliveries, Write
 from libsafe_nb.errands import Errands
 from libsafe_nb.errors import LibsafeError, PlatformError, Unreachable, UsageError
@@ -138,6 +138,16 @@ class Desk:
     def settle_calls(self) -> None:
         """Note what has become of the functions that this one called, at the run's end."""
         self._errands.settle_calls()
+
+    def tell_used(self) -> None:
+        """Note which earlier runs wrote what this one has read; as well as can be, at its end."""
+        if self._replay is not None:
+            return
+        found = origins.used(
+            list(self.events), job=self._job, client=self._connection.client, storage=self._connection.storage
+        )
+        for each in found:
+            self._note(self._clean({**each, "at": _now()}))
 
     def finish(self, hurried: Callable[[], bool] = lambda: False) -> None:
         """

@@ -83,6 +83,7 @@ class Errands:
             secrets=secrets,
             replay=replay,
             tell=attached.tell,
+            read=lambda where, path: self._session.storage.get(where, path),
         )
         self.known: dict[str, Callable[..., Any]] = {
             "payload": self._show_payload,

@@ -49,6 +49,15 @@ def folder(*, function: str, started: datetime, job: str) -> str:
     return f"provenance/{slug(function)}/{stamp}-job{job}"
 
 
+_ADDRESS = re.compile(r"libsafe://([0-9]{1,18})/(provenance/(?!\.+/)[^/]+/(?!\.+/)[^/]+/)", re.ASCII)
+
+
+def place_of(address: object) -> tuple[str, str] | None:
+    """Container and folder, with a trailing slash, of a run's evidence by its address; None of anything else."""
+    found = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
+    return (found[1], found[2]) if found else None
+
+
 def slug(name: str) -> str:
     """`name` as one path segment: letters, digits, dot, dash and underscore, at most 80 characters."""
     clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80]

@@ -4,7 +4,8 @@ What happened in a container: its runs, and all that was ever done to one file, 
     runs(archive)          a `Row` for each record, oldest first, then those that began and left none
     of_file(archive, …)    a `Deed` for each thing done to a file, oldest first
 
-Records are read one at a time; of each the run's id is noted on the disk, to know which run left none. They are believed here; `verify` is what checks them. What cannot be read is told
+Records are read one at a time; of each the run's id is noted on the disk, to know which run left none, and of what it
+called the ids until those runs are met. They are believed here; `verify` is what checks them. What cannot be read is told
 as a row of its own, never skipped.
 """
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from libsafe_nb import record
+from libsafe_nb import flow, record
 from libsafe_nb.archive import ALL, Archive, records
 from libsafe_nb.errors import ObjectNotFound
 from libsafe_nb.spilled import Spilled
@@ -47,6 +48,9 @@ class Row:
         The same within the container.
     replay_of
         The address or path of the record that this run repeated; None for all other runs.
+    workflow
+        Of a run that another one called `function`, `job` and `run` of the caller; and where its caller's record is here as
+        well the `number` of the call and the caller's `evidence`, else None for each.
     """
 
     started: str
@@ -66,6 +70,7 @@ class Row:
     seconds: float | None = None
     replay_of: str | None = None
     problem: str | None = None
+    workflow: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         found = dataclasses.asdict(self)
@@ -104,7 +109,7 @@ class Deed:
         shown = {
             each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "run"
         }
-        named = ("run", "job", "function", "version", "code", "evidence", "replay_of")
+        named = ("run", "job", "function", "version", "code", "evidence", "replay_of", "workflow")
         return {**shown, **{name: getattr(self.run, name) for name in named}}
 
 
@@ -135,17 +140,35 @@ def of_file(archive: Archive, file: str) -> Iterator[Deed]:
 
 def _read(archive: Archive) -> Iterator[tuple[Row, Mapping[str, Any]]]:
     """Each run and its record, oldest first; an empty record where it cannot be read."""
+    calls: dict[str, tuple[int, str]] = {}
     for folder in _folders(archive):
         place = f"{archive.place.rstrip('/')}/{folder.removeprefix(archive.start)}"
         try:
             body = json.loads(archive.read(f"{folder}record.json"))
-            row = _row(body, folder, place)
+            row = _step(_row(body, folder, place), body, calls)
         except ObjectNotFound:
             yield _unreadable(folder, place, "there is no record.json"), {}
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as exc:
             yield _unreadable(folder, place, f"record.json is no record ({type(exc).__name__}: {exc})"), {}
         else:
             yield row, body
+
+
+def _step(row: Row, body: Mapping[str, Any], calls: dict[str, tuple[int, str]]) -> Row:
+    """
+    The row with whose step it was. A caller begins before what it calls, so its record was read before.
+
+    `calls` are those of which no run was met yet, by their runs.
+    """
+    for node in flow.calls_of(body):
+        if node.run and node.number and not (node.reused or node.stubbed):
+            calls[node.run] = (node.number, row.evidence)
+    parent = record.section(body, "parent")
+    if not parent:
+        return row
+    number, evidence = calls.pop(row.run, (None, None))
+    told = {name: _text(parent.get(name)) for name in ("function", "job", "run")}
+    return dataclasses.replace(row, workflow={**told, "number": number, "evidence": evidence})
 
 
 def _folders(archive: Archive) -> Iterator[str]:

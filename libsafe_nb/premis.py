@@ -300,7 +300,14 @@ def _run(record: Mapping[str, Any], files: _Files) -> _Event:
         )
     details += [
         f"called {each.get('function')}, job {each.get('job')}: {each.get('status')}, evidence {each.get('evidence')}"
+        + (f", sha256 of its record {each['record_sha256']}" if each.get("record_sha256") else "")
+        + (", reused" if each.get("reused") else "")
         for each in entries(record, "calls")
+    ]
+    details += [
+        f"read outputs of {each.get('function')}, job {each.get('job')}, evidence {each.get('evidence')}, "
+        f"sha256 of its record {each.get('record_sha256')}"
+        for each in entries(record, "used")
     ]
     details += [f"not captured: {each}" for each in _texts(record, "not_captured")]
     return _Event(

@@ -151,10 +151,18 @@ class _Document:
         parent = section(self._record, "parent").get("run")
         if parent:
             self._informed(self.run, _local(record_.urn(parent)), "the run that called this one")
+        names = {}
         for each in entries(self._record, "calls"):
             if each.get("run") and not each.get("stubbed"):
-                name = _local(record_.urn(each["run"]))
+                name = names[each.get("number")] = _local(record_.urn(each["run"]))
                 self._informed(name, self.run, f"run of {each.get('function')}", of=name)
+                for used in entries(each, "used"):
+                    if used.get("number") in names:
+                        self._tell(
+                            "wasInformedBy", {"prov:informed": name, "prov:informant": names[used["number"]]}
+                        )
+        for each in entries(self._record, "used"):
+            self._informed(self.run, _local(record_.urn(each.get("run"))), f"run of {each.get('function')}")
 
     def _informed(self, informed: str, informant: str, label: str, *, of: str | None = None) -> None:
         self._put("activity", of or informant, {"prov:label": label})

@@ -165,7 +165,8 @@ def calls(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     What the function called, in order: each call as it was last known of.
 
-    `status` is `asked` where no answer of the platform is known: then it may have been made or not.
+    `status` is `asked` where no answer of the platform is known: then it may have been made or not. `used_runs` is what
+    the called run's own record says that it used; `linkage.calls` makes numbers of calls of them.
     """
     names = (
         "call",
@@ -182,15 +183,31 @@ def calls(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         "ended",
         "evidence",
         "error",
+        "attempts",
+        "record_sha256",
+        "code_sha256",
+        "inputs",
+        "outputs",
+        "used",
+        "used_runs",
+        "after",
+        "reused",
     )
     found: dict[str, dict[str, Any]] = {}
     for event in events:
         if event.get("kind") == "child" and "key" in event:
-            entry = found.setdefault(str(event["key"]), dict.fromkeys(names))
+            key = str(event["key"])
+            entry = found.setdefault(key, {**dict.fromkeys(names), "number": _number(key, len(found) + 1)})
             entry.update({name: event[name] for name in names if name in event})
             if event.get("stubbed"):
                 entry["stubbed"] = True
     return list(found.values())
+
+
+def _number(key: str, position: int) -> int:
+    """That of a call's key, `{run}/call-{number}`: threads may have been asked in another order than they were noted."""
+    told = key.rpartition("/call-")[2]
+    return int(told) if told.isascii() and told.isdecimal() and len(told) < 10 else position
 
 
 def scraps(node: Mapping[str, Any]) -> dict[str, Any]:

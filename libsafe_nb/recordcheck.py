@@ -50,7 +50,7 @@ def check(folder: str, files: Mapping[str, bytes]) -> Iterator[Check]:
         return
     yield from _each(folder + RECORD, body, (("status", _status), ("times", _times)))
     if folder:
-        yield _told("place", folder, _guarded(_place, folder, body))
+        yield _told("place", folder, guarded(_place, folder, body))
     if is_lost(body):
         return
     yield from _each(folder + RECORD, body, (("payload", _payload),))
@@ -58,10 +58,10 @@ def check(folder: str, files: Mapping[str, bytes]) -> Iterator[Check]:
     node = parsed(files.get(NOTEBOOK))
     if NOTEBOOK in files:
         for name, ask in notebookcheck.ASKS.items():
-            yield _told(name, folder + NOTEBOOK, _guarded(ask, body, node))
+            yield _told(name, folder + NOTEBOOK, guarded(ask, body, node))
     if environment.FILE in files:
         data = files[environment.FILE]
-        yield _told("environment", folder + environment.FILE, _guarded(_environment, body, data))
+        yield _told("environment", folder + environment.FILE, guarded(_environment, body, data))
 
 
 def parsed(data: bytes | None) -> Any:
@@ -94,7 +94,7 @@ def _told(name: str, place: str, problem: str | None) -> Check:
     return Check(name, "changed" if problem else "ok", place, problem or "")
 
 
-def _guarded(ask: Callable[..., str | None], *arguments: Any) -> str | None:
+def guarded(ask: Callable[..., str | None], *arguments: Any) -> str | None:
     """What `ask` says; what is not of the shape that it reads was not written by us."""
     try:
         return ask(*arguments)
@@ -106,7 +106,7 @@ def _each(
     place: str, body: Body, asks: Sequence[tuple[str, Callable[[Body], str | None]]]
 ) -> Iterator[Check]:
     for name, ask in asks:
-        yield _told(name, place, _guarded(ask, body))
+        yield _told(name, place, guarded(ask, body))
 
 
 # The files -------------------------------------------------------------------------------------------------------

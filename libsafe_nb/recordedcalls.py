@@ -12,7 +12,21 @@ from libsafe_nb.errors import ExecutionError
 ENDED = ("completed", "failed", "cancelled", "dead")
 NOT_TAKEN, NOT_TOLD = "[not taken]", "[not told]"
 """In a record, for the value of a name that the function does not take; and for another that may be a secret."""
-FACTS = ("call", "job", "version", "sha256", "status", "run", "started", "ended", "evidence", "error")
+FACTS = (
+    "call",
+    "job",
+    "version",
+    "sha256",
+    "status",
+    "run",
+    "started",
+    "ended",
+    "evidence",
+    "error",
+    "attempts",
+)
+OF_RECORD = ("record_sha256", "code_sha256", "inputs", "outputs")
+"""What is kept of the called run's own record (`linkage.account`); a replay tells it as it was recorded."""
 
 Shape = dict[str, Any]
 

@@ -473,6 +473,8 @@ def _at_the_door(
         if not signalled:
             desk.tell_reads()
             desk.settle_calls()
+            if plan.parent is not None:
+                desk.tell_used()
     with contextlib.suppress(OSError):
         journal.write(
             "executed",

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from libsafe_nb import dossier, environment, evidence, record
+from libsafe_nb import dossier, environment, evidence, linkage, record
 from libsafe_nb.errors import SecretsRemain
 from libsafe_nb.execution import CellState, Outcome
 from libsafe_nb.facts import Facts
@@ -279,8 +279,9 @@ def _record(
         "right": record.RIGHT,
         "license": record.license_of(facts.container),
         "replay_of": facts.record.get("replay_of"),
-        "calls": record.calls(events),
+        "calls": linkage.calls(events),
         "parent": facts.record.get("parent"),
+        "used": linkage.used(events),
         "not_captured": record.NOT_CAPTURED,
     }
     body["function"] = {**known["function"], "executed_code_sha256": record.code_hash(node["cells"])}

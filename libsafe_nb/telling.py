@@ -147,6 +147,10 @@ def _link(row: Row, archive: Archive, target: Path) -> str | None:
 def _function(row: Row, *, code: bool = True) -> str:
     name = f"{row.function} {row.version}".strip()
     told = f"{name} ({row.code})" if code and row.code else name
+    if row.workflow and code:
+        number = row.workflow["number"]
+        step = f"step {number}" if number else "step"
+        told += f", {step} of {row.workflow['function'] or 'a session'}, job {row.workflow['job']}"
     if row.replay_of is None or not code:
         return told
     # The address is in --json; here its job says as much.

@@ -4,6 +4,7 @@ Verification of evidence: is what lies there what the runs left, and is all of i
     a record's folder     against itself (recordcheck.py), and its crate and PREMIS against the record (crosscheck.py)
     a container           each record, its start record, its link; the chain, and a head of it kept elsewhere
                           (chaincheck.py); inputs and outputs, in the versions that the records name
+    a tree of runs        also what they called, and what both say of each other (deepcheck.py)
 
 Offline on a copy, or over S3. No kernel is started, nothing is written, and the memory that is used grows with
 neither the number nor the size of the records; with what is not as recorded, up to `checks.KEPT` of it. What each check means: docs/verification.md.
@@ -12,6 +13,7 @@ neither the number nor the size of the records; with what is not as recorded, up
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import heapq
 import re
@@ -26,6 +28,7 @@ from libsafe_nb import chaincheck, crosscheck, record, recordcheck, signing, tim
 from libsafe_nb.archive import ALL, Archive, Container, Folder
 from libsafe_nb.chaincheck import Chain, Head
 from libsafe_nb.checks import FOLDER, Check, Report
+from libsafe_nb.deepcheck import Tree
 from libsafe_nb.errors import ObjectNotFound, PlatformError, UsageError
 from libsafe_nb.spilled import Spilled
 from libsafe_nb.witnesscheck import Trust
@@ -48,6 +51,7 @@ def verify(
     *,
     head: Given = None,
     files: bool = True,
+    deep: bool = False,
     keys: Sequence[str | Path] = (),
     tsa_certs: Sequence[str | Path] = (),
     settings: Settings | None = None,
@@ -66,6 +70,8 @@ def verify(
         container's jobs are asked, where there is a platform.
     files
         Read the inputs and outputs again.
+    deep
+        Check all that the runs called as well, wherever it lies, and that caller and called say the same of each other.
     keys
         Files of Ed25519 public keys (PEM). Each link's signature must be by one of them; a link without one is
         `missing`, unless no link up to it has any. Without keys signatures are `not-checked`.
@@ -88,7 +94,7 @@ def verify(
     )
 
     def told(archive: Archive) -> Iterator[Check]:
-        for each in check(archive, head=_head(head), files=files, trust=trust):
+        for each in check(archive, head=_head(head), files=files, deep=deep, trust=trust):
             if seen is not None:
                 seen(each)
             yield each
@@ -104,13 +110,16 @@ def check(
     *,
     head: Head | None = None,
     files: bool = True,
+    deep: bool = False,
     trust: Trust = NO_TRUST,
 ) -> Iterator[Check]:
     """All checks, record by record, as they are made."""
     chain = Chain()
+    tree = _tree(archive, chain, files=files, trust=trust) if deep else None
     yield from chain.read(archive, trust=trust)
     if not chain.digests and _is_lone(archive):
-        yield from _folder(archive, head, trust)
+        checks = _folder(archive, head, trust)
+        yield from checks if tree is None else tree.node(archive, archive.start, _read(archive), checks)
         return
     runs = Spilled()
     jobs: deque[str] = deque(maxlen=ASKED)
@@ -119,7 +128,8 @@ def check(
         found = True
         contents = _contents(archive, folder)
         body = recordcheck.parsed(contents.get(recordcheck.RECORD))
-        yield from _record(archive, chain, folder, contents, body, files=files)
+        checks = _record(archive, chain, folder, contents, body, files=files)
+        yield from checks if tree is None else tree.node(archive, folder, body, checks)
         if isinstance(body, dict):
             yield from _known_once(runs, folder, body)
             jobs.append(_job(body))
@@ -134,6 +144,30 @@ def check(
     if not found and not chain.digests:
         yield Check("record", "missing", archive.place, "there is no evidence here")
     yield from chain.check_heads([head] if head else _heads(archive, jobs))
+    if tree is not None:
+        yield from tree.rest()
+        for where, other in tree.others:
+            for each in other.check_heads(_heads(where, ())):
+                yield dataclasses.replace(each, place=tree.place(where, each.place))
+
+
+def _tree(archive: Archive, chain: Chain, *, files: bool, trust: Trust) -> Tree:
+    """What the records call: in other containers as well, each against its own chain."""
+    return Tree(
+        archive,
+        chain,
+        opened=lambda other, where: other.read(where, trust=trust),
+        checked=lambda where, other, folder, contents, body: _record(
+            where, other, folder, contents, body, files=files
+        ),
+    )
+
+
+def _read(archive: Archive) -> Any:
+    """The record of a folder alone."""
+    with contextlib.suppress(ObjectNotFound):
+        return recordcheck.parsed(archive.read(f"{archive.start}{recordcheck.RECORD}"))
+    return None
 
 
 def _record(

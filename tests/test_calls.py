@@ -183,6 +183,16 @@ def test_both_fit_the_schema_and_are_verified(family, connection, platform):
         assert found.exit_code == 0, found.checks
 
 
+def test_a_tree_in_which_a_call_goes_on_is_checked_as_far_as_it_has_ended(family, platform):
+    *_, job, body = family
+    found = libsafe_nb.verify(job["result"]["evidence"], deep=True, settings=platform.settings)
+
+    assert found.exit_code == 5
+    assert [(each.name, each.result) for each in found.checks] == [("call", "not-checked")]
+    assert f"call {len(body['calls'])} " in found.checks[0].detail
+    assert found.nodes == {"ok": 5}
+
+
 def test_the_report_tells_who_called_whom(family, connection):
     *_, job, body = family
     page = read(connection, job["result"]["evidence"], "report.html").decode()

@@ -280,6 +280,41 @@ SAMPLE = {
     },
     "not_captured": ["non-Python libraries"],
 }
+MADE = {"container": "1", "path": "/made.txt", "version_id": "v9", "size": 3, "sha256": "d" * 64}
+WORKFLOW = {
+    **SAMPLE,
+    "calls": [
+        {
+            **each,
+            "number": number,
+            "outputs": [MADE] if number == 1 else [],
+            "inputs": [MADE] if number == 2 else [],
+        }
+        for number, each in enumerate(SAMPLE["calls"], 1)
+    ]
+    + [
+        {
+            **SAMPLE["calls"][0],
+            "number": 5,
+            "call": None,
+            "run": "0c5f6b4e-8f8a-4d9e-9a53-5d0d6a0a7d05",
+            "function": "another part",
+            "reused": "libsafe://1/provenance/another-part/0/",
+            "evidence": "libsafe://1/provenance/another-part/0/",
+        }
+    ],
+    "used": [
+        {
+            "run": "0c5f6b4e-8f8a-4d9e-9a53-5d0d6a0a7d06",
+            "job": "3",
+            "function": "what came before",
+            "evidence": "libsafe://1/provenance/before/0/",
+            "record_sha256": "e" * 64,
+            "files": 1,
+            "scraps": None,
+        }
+    ],
+}
 FILES = {
     "executed.ipynb": b"{}",
     "environment.json": b"{}",
@@ -349,13 +384,63 @@ def test_a_failed_run_is_a_valid_crate_that_says_why(notebook, run, evidence, pr
     assert "`ValueError: this one fails`" in (stored / crate.README).read_text()
 
 
+def test_a_run_that_made_calls_is_a_valid_provenance_run_crate(folder, problems):
+    made = folder(WORKFLOW, FILES)
+    found = entities(made)
+    notebook, run = found["executed.ipynb"], WORKFLOW["id"]
+    steps = [found[each] for each in references(notebook["step"])]
+    (organize,) = [each for each in found.values() if each["@type"] == "OrganizeAction"]
+    controls = [found[each] for each in references(organize["object"])]
+    called = [found[each["object"]["@id"]] for each in controls]
+
+    assert problems(made, "provenance-run-crate") == []
+    assert "HowTo" in notebook["@type"]
+    assert [each["position"] for each in steps] == ["1", "2", "3", "5"]
+    assert [each["instrument"]["@id"] for each in controls] == references(notebook["step"])
+    assert {each["workExample"]["@id"] for each in steps} == set(references(notebook["hasPart"]))
+    assert (organize["result"], found[organize["instrument"]["@id"]]["name"]) == ({"@id": run}, "libsafe-nb")
+    assert [each["@id"].removeprefix("urn:uuid:") for each in called] == [
+        each["run"] for each in WORKFLOW["calls"] if each["run"]
+    ]
+    assert references(called[0]["result"]) == [
+        "libsafe://1/provenance/a-part/0/",
+        "libsafe://1/made.txt?versionId=v9",
+    ]
+    assert "libsafe://1/made.txt?versionId=v9" in references(called[1]["object"])
+    assert found["#step-2-x"]["value"] == 1
+    assert controls[3]["description"] == "An earlier run of the same was reused."
+    assert "endTime" not in controls[3]
+    assert read_back(made)["main"] == "executed.ipynb"
+
+
+def test_runcrate_reads_the_steps_too(folder, report):
+    told = report(folder(WORKFLOW, FILES))
+
+    assert f"action: {WORKFLOW['id']}\n" in told
+    for each in WORKFLOW["calls"][:2]:
+        assert f"action: urn:uuid:{each['run']}\n" in told
+    assert "libsafe://1/made.txt?versionId=v9" in told
+
+
+def test_a_run_without_calls_is_no_workflow_of_steps(folder):
+    found = entities(folder({**SAMPLE, "calls": []}, FILES))
+
+    assert not {each["@type"] for each in found.values() if isinstance(each["@type"], str)} & {
+        "HowToStep",
+        "ControlAction",
+        "OrganizeAction",
+    }
+    assert not {"step", "hasPart"} & found["executed.ipynb"].keys()
+    assert not [each for each in references(found["./"]["conformsTo"]) if "provenance" in each]
+
+
 @pytest.mark.slow
 def test_a_stopped_run_with_all_that_a_record_can_hold_is_a_valid_crate(folder, problems):
     made = folder(SAMPLE, FILES)
     found = entities(made)
     action = found[SAMPLE["id"]]
     updates = [each for each in found.values() if each["@type"] == "UpdateAction"]
-    (failure, stopped) = [each for each in found.values() if each["@type"] == "ActivateAction"]
+    (stopped, failure) = [each for each in found.values() if each["@type"] == "ActivateAction"]
     called = [found[f"urn:uuid:{each['run']}"] for each in SAMPLE["calls"] if each["run"]]
     caller = found[f"urn:uuid:{SAMPLE['parent']['run']}"]
     values = {each["name"]: each["value"] for each in found.values() if "exampleOfWork" in each}

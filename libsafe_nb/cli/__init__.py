@@ -32,6 +32,7 @@ COMMANDS = {
     "job": "job:job",
     "recover": "running:recover_",
     "history": "reading:history_",
+    "graph": "graph:graph_",
     "replay": "reading:replay_",
     "export": "reading:export",
     "convert": "calling:convert_",

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     help="Read the inputs and outputs again, in the versions that the record names, and compare their digests.",
 )
 @click.option(
+    "--deep",
+    is_flag=True,
+    help="Check what the runs called as well, and what was reused, wherever it lies; and that caller and called say the same "
+    "of each other.",
+)
+@click.option(
     "--key",
     "keys",
     metavar="FILE",
@@ -56,6 +62,7 @@ def verify_(
     evidence: tuple[str, ...],
     head: dict[str, Any] | None,
     files: bool,
+    deep: bool,
     keys: tuple[str, ...],
     tsa_certs: tuple[str, ...],
     verbose: bool,
@@ -78,6 +85,7 @@ def verify_(
             each,
             head=head,
             files=files,
+            deep=deep,
             keys=keys,
             tsa_certs=tsa_certs,
             seen=None if as_json else _teller(verbose),
@@ -86,7 +94,9 @@ def verify_(
         if not as_json:
             told = ", ".join(f"{count} {name}" for name, count in sorted(report.counts.items()))
             verdict = {0: "verified", 1: "NOT AS RECORDED", 5: "incomplete"}[report.exit_code]
-            click.echo(f"{verdict}  {report.place}  {told or 'nothing to check'}")
+            nodes = ", ".join(f"{count} {name}" for name, count in sorted(report.nodes.items()))
+            runs = f"  runs: {nodes}" if nodes else ""
+            click.echo(f"{verdict}  {report.place}  {told or 'nothing to check'}{runs}")
     if as_json:
         click.echo(json.dumps([each.to_json() for each in reports], ensure_ascii=False, indent=2))
     codes = {each.exit_code for each in reports}

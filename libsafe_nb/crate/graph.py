@@ -7,6 +7,7 @@ it was executed is the workflow, the run its CreateAction:
     inputs, parameters ── object ──▶ CreateAction (the run) ── result ──▶ executed.ipynb, outputs
     what the platform was told of a file   UpdateAction, one a file
     a file that failed                     ActivateAction with its error, one a file
+    functions that it called               steps of the workflow, and their runs (steps.py): Provenance Run Crate 0.5 as well
 
 Where there is no executed notebook, as of a run whose machine was lost, it is a Process Run Crate: the function is a
 SoftwareApplication, the run an ActivateAction, since it has no result.
@@ -18,13 +19,13 @@ Nothing is said that is not in the record or its files. Files outside the eviden
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 from libsafe_nb import record
+from libsafe_nb.crate.entities import Entity, Graph, evidence, file, named, web
 from libsafe_nb.crate.profile import (
     BIOSCHEMAS_PARAMETER,
     BIOSCHEMAS_WORKFLOW,
@@ -35,32 +36,14 @@ from libsafe_nb.crate.profile import (
     NOTEBOOK,
     PARTS,
     PROCESS,
+    PROVENANCE,
     README,
     STATUS,
     WORKFLOW,
 )
+from libsafe_nb.crate.steps import Steps
 from libsafe_nb.crate.words import WORDS, as_json, as_moment, as_text, change_of, error_of, redacted, title_of
 from libsafe_nb.record import entries, section
-
-Entity = dict[str, Any]
-
-
-class Graph:
-    """Entities of a `@graph`, by `@id`, in the order in which they were first named."""
-
-    def __init__(self) -> None:
-        self.entities: dict[str, Entity] = {}
-
-    def add(self, id: str, type: str | list[str], **properties: Any) -> Entity:
-        """
-        A reference to the entity. What is None or an empty list is not written, and one value stands without a list.
-
-        The first description of an `@id` stays, as where a file was read and then changed.
-        """
-        told = {name: _single(value) for name, value in properties.items()}
-        known = {name: value for name, value in told.items() if value is not None}
-        self.entities.setdefault(id, {"@id": id, "@type": type, **known})
-        return {"@id": id}
 
 
 def build(record: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
@@ -94,13 +77,15 @@ class _Crate:
     def dumps(self) -> bytes:
         self.organization = self._organization()
         self.agent = self._agent()
+        self.steps = Steps(self.graph, self.record, self.agent)
         self.instrument = self._workflow() if self.is_workflow else self._application()
         self.inputs = {as_text(each.get("id")): self._input(each) for each in entries(self.record, "inputs")}
         self.run = self._run()
         self._updates()
         self._failures()
-        self._calls()
+        self.actions += [*self.steps.actions, *self.steps.organized(self.run, self._engine())]
         self._caller()
+        self._used()
         self._files()
         head = self._head()
         entities = [*head.entities.values(), *self.graph.entities.values()]
@@ -111,7 +96,7 @@ class _Crate:
 
     def _organization(self) -> Entity:
         """Known by the platform that it runs: by its address, or where the record has none by that of the container."""
-        url = _web(section(section(self.record, "payload"), "api").get("url"))
+        url = web(section(section(self.record, "payload"), "api").get("url"))
         container = f"libsafe://{quote(self.container, safe='')}/"
         return self.graph.add(
             "#organization",
@@ -148,7 +133,7 @@ class _Crate:
         return {
             "name": self.title,
             "description": self.function.get("description"),
-            "url": _web(self.function.get("url")) or _named(digest),
+            "url": web(self.function.get("url")) or named(digest),
             "version": self.function.get("version") or (f"sha256:{digest}" if digest else "unknown"),
             "identifier": self.function.get("key") or None,
             "author": self.function.get("author"),
@@ -164,11 +149,11 @@ class _Crate:
             "CreativeWork",
             name=told,
             description="The licence of the function.",
-            url=_web(told),
+            url=web(told),
         )
 
     def _application(self) -> Entity:
-        id = _named(as_text(self.function.get("notebook_sha256"))) or "#function"
+        id = named(as_text(self.function.get("notebook_sha256"))) or "#function"
         return self.graph.add(id, "SoftwareApplication", **self._tool())
 
     def _workflow(self) -> Entity:
@@ -182,7 +167,7 @@ class _Crate:
         given = self._parameters()
         return self._part(
             NOTEBOOK,
-            ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
+            ["File", "SoftwareSourceCode", "ComputationalWorkflow", *(["HowTo"] if self.steps.steps else [])],
             **{
                 **self._tool(),
                 "description": self._of_function(PARTS[NOTEBOOK][1]),
@@ -191,6 +176,8 @@ class _Crate:
                 "isBasedOn": self._original(),
                 "softwareRequirements": self._requirements(),
                 "input": [parameter for parameter, _ in given],
+                "hasPart": self.steps.tools,
+                "step": self.steps.steps,
             },
         )
 
@@ -202,7 +189,7 @@ class _Crate:
         if not digest:
             return None
         return self.graph.add(
-            _named(digest) or "#function-notebook",
+            named(digest) or "#function-notebook",
             "CreativeWork",
             name=self.function.get("name") or self.title,
             description="The notebook as its author wrote it, before it was executed.",
@@ -227,6 +214,11 @@ class _Crate:
         return [
             self._package(str(name), as_text(version)) for name, version in sorted(found.items()) if version
         ]
+
+    def _engine(self) -> Entity:
+        """What carried the calls out (Provenance Run Crate 0.5: OrganizeAction.instrument)."""
+        version = section(section(self.record, "agent"), "runner").get("libsafe-nb")
+        return self._package("libsafe-nb", as_text(version) or "unknown")
 
     def _package(self, name: str, version: str) -> Entity:
         page = f"https://pypi.org/project/{quote(name, safe='')}/{quote(version, safe='')}/"
@@ -265,35 +257,7 @@ class _Crate:
         return self._file(entry, "A file that the function wrote.", encodingFormat=entry.get("format"))
 
     def _file(self, entry: Mapping[str, Any], description: str, **more: Any) -> Entity:
-        """
-        A file of the platform, as a contextual entity with an absolute `@id`.
-
-        It is no File, which RO-Crate 1.1 wants in the folder or to be had by HTTP, and with its media type: of an
-        input the record does not tell it.
-        """
-        size = entry.get("size")
-        path = entry.get("path")
-        return self.graph.add(
-            self._address(entry),
-            ["CreativeWork", "DigitalDocument"],
-            name=path or f"file {as_text(entry.get('id'))}",
-            description=description,
-            identifier=entry.get("id"),
-            version=entry.get("version_id"),
-            contentSize=None if size is None else str(size),
-            sha256=entry.get("sha256"),
-            **more,
-        )
-
-    def _address(self, entry: Mapping[str, Any]) -> str:
-        """Without a version the digest tells two contents of one path apart, and without a path the file's id does."""
-        container = quote(as_text(entry.get("container") or self.container), safe="")
-        path = quote(as_text(entry.get("path")).removeprefix("/"))
-        told = {"versionId": entry.get("version_id"), "sha256": entry.get("sha256")}
-        known = [f"{name}={quote(as_text(value), safe='')}" for name, value in told.items() if value][:1]
-        if not path:
-            known.insert(0, f"file={quote(as_text(entry.get('id')), safe='')}")
-        return f"libsafe://{container}/{path}" + ("?" + "&".join(known) if known else "")
+        return file(self.graph, entry, self.container, description, **more)
 
     def _known(self, id: str) -> Entity:
         """The file of that id: as it was at the run's start, else by what the record says of it."""
@@ -435,59 +399,6 @@ class _Crate:
                 object=self._known(id),
             )
 
-    def _calls(self) -> None:
-        """
-        The runs of the functions that this one called, each as its own evidence tells it.
-
-        What a replay did not start is none of its actions, and what had no run yet is in the record.
-        """
-        for each in entries(self.record, "calls"):
-            if not each.get("run") or each.get("stubbed"):
-                continue
-            error = section(each, "error")
-            failed = each.get("status") != "completed"
-            evidence = self._evidence(as_text(each.get("evidence")))
-            self.actions.append(
-                self.graph.add(
-                    record.urn(each["run"]),
-                    "CreateAction" if evidence else "ActivateAction",
-                    name=f"Run of {as_text(each.get('function'))}",
-                    description=f"Job {as_text(each.get('job'))}, which this run called: {as_text(each.get('status'))}.",
-                    startTime=as_moment(each.get("started")),
-                    endTime=as_moment(each.get("ended")),
-                    actionStatus=STATUS[not failed],
-                    error=(as_text(error.get("message")) or f"It was {as_text(each.get('status'))}.")
-                    if failed
-                    else None,
-                    agent=self.agent,
-                    instrument=self._called(each),
-                    result=evidence,
-                )
-            )
-
-    def _called(self, call: Mapping[str, Any]) -> Entity:
-        key, version = as_text(call.get("function")), as_text(call.get("version"))
-        return self.graph.add(
-            f"#function-{quote(f'{key}-{version}', safe='')}",
-            "SoftwareApplication",
-            name=key,
-            identifier=key,
-            description="A published function that was called.",
-            url=_named(as_text(call.get("sha256"))),
-            version=version or "unknown",
-        )
-
-    def _evidence(self, address: str) -> Entity | None:
-        """The folder of another run's evidence: a contextual entity, as it is no part of this crate."""
-        if not address:
-            return None
-        return self.graph.add(
-            quote(address, safe=":/"),
-            "CreativeWork",
-            name="Evidence of a run",
-            description="The folder in which the evidence of the called function's run lies.",
-        )
-
     def _caller(self) -> None:
         """The run that called this one. It had not ended, so it is told as an Action, of which no end is expected."""
         parent = section(self.record, "parent")
@@ -500,6 +411,19 @@ class _Crate:
                     name=f"Run of {by}",
                     description=f"Job {as_text(parent.get('job'))}, which called the function whose run this crate tells.",
                     actionStatus="http://schema.org/ActiveActionStatus",
+                )
+            )
+
+    def _used(self) -> None:
+        """The runs whose outputs this one read. What their functions were is told by their own evidence."""
+        for each in entries(self.record, "used"):
+            self.actions.append(
+                self.graph.add(
+                    record.urn(each.get("run")),
+                    "Action",
+                    name=f"Run of {as_text(each.get('function')) or 'a function'}",
+                    description=f"Job {as_text(each.get('job'))}, whose outputs the run that this crate tells has read.",
+                    result=evidence(self.graph, as_text(each.get("evidence"))),
                 )
             )
 
@@ -543,7 +467,7 @@ class _Crate:
     def _head(self) -> Graph:
         """Descriptor and root (RO-Crate 1.1, 2 and 3.1)."""
         head = Graph()
-        profiles = WORKFLOW if self.is_workflow else PROCESS
+        profiles = (PROVENANCE if self.steps.steps else WORKFLOW) if self.is_workflow else PROCESS
         base = [CRATE, *(id for id in profiles if "workflow-ro-crate" in id)]
         head.add(FILE, "CreativeWork", conformsTo=[{"@id": each} for each in base], about={"@id": "./"})
         told = as_text(self.record.get("license")) or record.license_of(self.container)
@@ -559,35 +483,13 @@ class _Crate:
             publisher=self.organization,
             conformsTo=[{"@id": each} for each in profiles],
             mainEntity=self.instrument if self.is_workflow else None,
-            mentions=self.actions,
+            mentions=list({each["@id"]: each for each in self.actions}.values()),
             hasPart=self.parts,
         )
         head.add("#license", "CreativeWork", name="Licence of this evidence", description=told)
         for id, name in profiles.items():
             head.add(id, "CreativeWork", name=name, version=id.rpartition("/")[2])
         return head
-
-
-def _single(value: Any) -> Any:
-    """roc-validator wants one value without a list; nothing is None."""
-    if isinstance(value, list):
-        return value[0] if len(value) == 1 else value or None
-    return value
-
-
-def _web(value: Any) -> str | None:
-    """A web address, or None."""
-    text = as_text(value)
-    return text if re.fullmatch(r"https?://[^\s<>\"{}|\\^`]+", text) else None
-
-
-def _named(sha256: str) -> str | None:
-    """
-    `nih:sha-256;…`, the name of bytes by their digest (RFC 6920, 7).
-
-    With hexadecimal digits as in the record: what the scan for secrets has let through there is not scanned anew.
-    """
-    return f"nih:sha-256;{sha256}" if re.fullmatch(r"[0-9a-f]{64}", sha256) else None
 
 
 def _kind(value: Any) -> str:

@@ -3,6 +3,7 @@
 
     summary.py    outcome, function, parameters, files, messages, environment, gaps, how to check it
     timeline.py   the cells on one axis of time
+    calls.py      the calls (flowpicture.py: their graph), and whose outputs were read
     cells.py      the notebook: markdown, code, outputs (outputs.py, ansi.py)
     untrusted.py  the wall between what an author shows and the page
     room.py       how much of a large notebook is shown
@@ -18,7 +19,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from libsafe_nb.report import summary
+from libsafe_nb.report import calls, flowpicture, summary
 from libsafe_nb.report.cells import Places, notebook
 from libsafe_nb.report.markup import note, tag, text
 from libsafe_nb.report.room import Room
@@ -53,7 +54,7 @@ def build(
     sections = [
         ("Timeline", "Timeline", timeline(body, places)),
         ("Files", "Files", summary.files(body) if "inputs" in body or "files" in body else ""),
-        ("Calls", "Functions that it called", summary.calls(body)),
+        ("Calls", "Functions that it called", calls.calls(body)),
         ("Messages", "Messages to the job", summary.said(messages, body)),
         ("Parameters", "Parameters", summary.parameters(body, node) if "payload" in body else ""),
         ("Notebook", "Notebook as it was executed", tag("div", shown, class_="notebook")),
@@ -113,4 +114,5 @@ def _style() -> str:
     """The style sheet, part of the package."""
     import importlib.resources
 
-    return (importlib.resources.files("libsafe_nb") / "data" / "report.css").read_text("utf-8")
+    own = (importlib.resources.files("libsafe_nb") / "data" / "report.css").read_text("utf-8")
+    return own + flowpicture.css()

@@ -76,6 +76,19 @@ def table(
     return tag("div", tag("table", head, body, class_=class_), class_="wide")
 
 
+ROWS = 1000
+"""Rows of one table; record.json and messages.jsonl hold all."""
+
+
+def bounded_table(heads: Sequence[str], rows: Iterable[Sequence[str]], count: int | None = None) -> str:
+    """The first `ROWS` rows, and a line that tells how many more the record holds."""
+    kept = [row for _, row in zip(range(ROWS), rows, strict=False)]
+    more = (count or 0) - len(kept)
+    return table(heads, kept) + (
+        note(f"{more:,} more rows are in record.json or messages.jsonl.") if more > 0 else ""
+    )
+
+
 def facts(rows: Iterable[tuple[str, str | None]]) -> str:
     """A list of names and values, HTML; what has no value is left out."""
     pairs = (tag("div", tag("dt", text(name)), tag("dd", value)) for name, value in rows if value)

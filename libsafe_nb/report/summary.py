@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from libsafe_nb.execution import CAUSES
+from libsafe_nb.report import calls
 from libsafe_nb.report.cells import Places
 from libsafe_nb.report.markup import (
+    ROWS,
+    bounded_table,
     clip,
     code,
     dash,
@@ -20,13 +23,9 @@ from libsafe_nb.report.markup import (
     note,
     short,
     size,
-    table,
     tag,
     text,
 )
-
-ROWS = 1000
-"""Rows of one table; record.json and messages.jsonl hold all."""
 
 Body = Mapping[str, Any]
 
@@ -153,6 +152,7 @@ def about(body: Body) -> str:
             ("Run", code(body.get("id"))),
             ("Again, of", code(body.get("replay_of"))),
             ("Called by", text(_caller(body.get("parent") or {}))),
+            ("Read what these runs wrote", calls.used(body)),
         ]
     )
 
@@ -160,30 +160,6 @@ def about(body: Body) -> str:
 def _caller(parent: Mapping[str, Any]) -> str:
     told = (("function", "function"), ("job", "job"), ("run", "run"))
     return " · ".join(f"{word} {parent[name]}" for name, word in told if parent.get(name))
-
-
-def calls(body: Body) -> str:
-    """The functions that this one called: jobs with evidence of their own."""
-    made = body.get("calls") or ()
-    heads = ["Function", "Version", "Parameters", "Files", "Status", "Job", "Evidence"]
-    return bounded_table(heads, (_call(each) for each in made), len(made)) if made else ""
-
-
-def _call(call: Mapping[str, Any]) -> tuple[str, ...]:
-    params = json.dumps(call.get("params") or {}, ensure_ascii=False, sort_keys=True)
-    error = call.get("error") or {}
-    why = clip(f"{error.get('type')}: {error.get('message')}", 500) if error else ""
-    status = f"{call.get('status')}{' (as recorded)' if call.get('stubbed') else ''}"
-    return (
-        code(call.get("function")) or dash(),
-        (text(call.get("version") or "") or dash())
-        + (" " + short(call["sha256"]) if call.get("sha256") else ""),
-        tag("code", text(clip(params, 2000))),
-        text(call.get("files") or 0),
-        text(status) + (tag("div", text(why), class_="detail") if why else ""),
-        text(call.get("job") or "") or dash(),
-        code(call.get("evidence")) or dash(),
-    )
 
 
 def _trigger(trigger: Mapping[str, Any]) -> str:
@@ -313,15 +289,6 @@ def pill(word: str) -> str:
         "span",
         text(f"{marks.get(word, '○')} {word}"),
         class_=f"pill p-{word.lower()}" if word.isalpha() else "pill",
-    )
-
-
-def bounded_table(heads: Sequence[str], rows: Iterable[Sequence[str]], count: int | None = None) -> str:
-    """The first `ROWS` rows, and a line that tells how many more the record holds."""
-    kept = [row for _, row in zip(range(ROWS), rows, strict=False)]
-    more = (count or 0) - len(kept)
-    return table(heads, kept) + (
-        note(f"{more:,} more rows are in record.json or messages.jsonl.") if more > 0 else ""
     )
 
 
