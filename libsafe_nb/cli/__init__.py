@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from libsafe_nb.cli import authoring, calling, functions, job, platform, reading, running, trigger
+from libsafe_nb.cli import authoring, calling, functions, job, mapping, platform, reading, running, trigger
 from libsafe_nb.cli.types import Group
 from libsafe_nb.errors import LibsafeError
 
@@ -33,6 +33,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 for command in (
     running.run,
     running.exec_,
+    mapping.map_,
     authoring.new_,
     authoring.check_,
     authoring.upload_,
