@@ -22,6 +22,11 @@ from typing import Any
 Task = tuple["Future[Any]", Callable[[], Any]]
 
 
+def default_size() -> int:
+    """One process a core that this one may use."""
+    return len(os.sched_getaffinity(0))
+
+
 class Crew(Executor):
     """
     `size` processes, started when they are needed (spawn).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from libsafe_nb.connection import Connection, connect
-from libsafe_nb.crew import Crew
+from libsafe_nb.crew import Crew, default_size
 from libsafe_nb.errors import RunCancelled, UsageError
 from libsafe_nb.interrupts import Interrupts
 from libsafe_nb.mapping import working
@@ -32,11 +31,6 @@ class Hands(Protocol):
 
     def interrupt(self, number: int = signal.SIGINT) -> None:
         """End what runs; with SIGKILL at once."""
-
-
-def default_workers() -> int:
-    """One a core that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def run(
@@ -162,7 +156,7 @@ def _chosen_map(connection: Connection, container: str, notebook: str | Path | N
 @contextlib.contextmanager
 def _hands(dask: str | None, workers: int | None, ledger: Ledger) -> Iterator[Any]:
     if dask is None:
-        crew = Crew(workers or default_workers())
+        crew = Crew(workers or default_size())
         try:
             yield crew
         finally:
