@@ -48,7 +48,7 @@ class Crew(Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError("the crew was shut down")
-            self._waiting.append((outer, partial(fn, *args, **kwargs)))
+            self._waiting.append((outer, partial(_task, fn, *args, **kwargs)))
         self._feed()
         return outer
 
@@ -149,5 +149,32 @@ def begin() -> None:
     # Of a group of its own: Ctrl-C is for the parent, which passes it on once.
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
-    # Between two tasks there is nothing to interrupt. A function, as what is ignored would be ignored by kernels as well.
-    signal.signal(signal.SIGINT, lambda number, frame: None)
+    # A function, as what is ignored would be ignored by kernels as well.
+    signal.signal(signal.SIGINT, _interrupt)
+
+
+_interrupted = False
+_listeners: list[Callable[[], None]] = []
+
+
+def interrupted() -> bool:
+    """Whether this process is of a crew that was interrupted: it begins nothing more."""
+    return _interrupted
+
+
+def on_interrupt(call: Callable[[], None]) -> None:
+    """Have `call` called, in a process of a crew, when that is interrupted; it must return at once."""
+    _listeners.append(call)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    global _interrupted
+    _interrupted = True
+    for call in _listeners:
+        call()
+
+
+def _task(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if _interrupted:
+        raise BrokenExecutor("the crew was interrupted")
+    return fn(*args, **kwargs)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from libsafe_nb import declared, plan, runner
+from libsafe_nb import declared, plan, underway
 from libsafe_nb import settings as settings_
 from libsafe_nb.connection import connect
 from libsafe_nb.crew import Crew, default_size
@@ -119,7 +119,7 @@ def _read(name: str) -> bytes:
 def one(source: bytes, name: str, payload: Mapping[str, Any], timeout: float | None) -> Run:
     """A worker's side: one payload, whose run is returned whatever becomes of it."""
     try:
-        return runner.run(payload, _parsed(source, name), timeout=timeout)
+        return underway.carry("run_many", payload, _parsed(source, name), timeout=timeout)
     except LibsafeError as exc:
         return _not_begun(exc)
 

@@ -65,7 +65,7 @@ def program(platform, container):
 def done(connection, container):
     """Names of units that have ended, of the container's only map."""
     for name in layout.maps(connection.storage, container):
-        return list(maps.ledger(connection, container, name).shelf.names("done"))
+        return list(layout.Shelf(connection.storage, container, name).names("done"))
     return []
 
 

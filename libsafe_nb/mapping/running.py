@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from libsafe_nb import underway
 from libsafe_nb.connection import Connection, connect
 from libsafe_nb.crew import Crew, default_size
 from libsafe_nb.errors import RunCancelled, UsageError
 from libsafe_nb.interrupts import Interrupts
-from libsafe_nb.mapping import working
 from libsafe_nb.mapping.choosing import Chosen
 from libsafe_nb.mapping.course import Course, View, resume, settle, unfinished
 from libsafe_nb.mapping.ledger import Ledger
@@ -164,7 +164,7 @@ def _hands(dask: str | None, workers: int | None, ledger: Ledger) -> Iterator[An
         return
     from libsafe_nb.cluster import Cluster
 
-    cluster = Cluster(dask, workers=workers, cancel=(working.cancel, ledger.plan.map))
+    cluster = Cluster(dask, workers=workers, cancel=(underway.cancel, ledger.plan.map))
     try:
         yield cluster
     finally:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from libsafe_nb import lease, plan, recover, runner
+from libsafe_nb import lease, plan, recover, underway
 from libsafe_nb import settings as settings_
 from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import LibsafeError, NotFound, ObjectNotFound, SettingsError, UsageError
@@ -26,7 +26,7 @@ from libsafe_nb.mapping import units
 from libsafe_nb.mapping.layout import Shelf
 from libsafe_nb.mapping.ledger import Claim, Ledger, Result
 from libsafe_nb.mapping.units import Unit
-from libsafe_nb.models import Parent, Run
+from libsafe_nb.models import Parent
 from libsafe_nb.payloads import Payload
 from libsafe_nb.settings import Settings
 
@@ -102,16 +102,6 @@ def _bench(map: str, container: str, platform: str | None) -> Bench:
     return Bench(connect(settings=settings), map, container)
 
 
-def cancel(map: str) -> None:
-    """End the runs of a map that are under way in this process, as Ctrl-C would; returns at once."""
-    for run in [run for (name, _), run in list(_UNDER_WAY.items()) if name == map and run is not None]:
-        run.cancel("the map was interrupted")
-
-
-_UNDER_WAY: dict[tuple[str, str], Run | None] = {}
-"""The runs of this process by map and id; None for one whose kernel has not been asked for yet."""
-
-
 class Bench:
     """What a process keeps between the units of one map: connections, the plan, the notebook as it was read."""
 
@@ -128,21 +118,15 @@ class Bench:
     def work(self, name: str) -> Told:
         """One unit; see `work`."""
         unit = self.ledger.unit(name)
-        attempt, run = 0, str(uuid.uuid4())
-        key = (self.plan.map, run)
-        _UNDER_WAY[key] = None
-        try:
-            # A unit that nobody has begun needs no look at anything.
-            if self.ledger.claim(name, attempt, run) is None:
-                found = self._before(unit)
-                if not isinstance(found, int):
-                    return found
-                attempt = found
-                if self.ledger.claim(name, attempt, run) is None:
-                    return self._held(unit)
-            return self._run(unit, run, key)
-        finally:
-            del _UNDER_WAY[key]
+        run = str(uuid.uuid4())
+        # A unit that nobody has begun needs no look at anything.
+        if self.ledger.claim(name, 0, run) is None:
+            found = self._before(unit)
+            if not isinstance(found, int):
+                return found
+            if self.ledger.claim(name, found, run) is None:
+                return self._held(unit)
+        return self._run(unit, run)
 
     def _held(self, unit: Unit) -> Told:
         return Told(unit.name, HELD, len(unit.files))
@@ -220,18 +204,15 @@ class Bench:
 
     def _given_up(self, claim: Claim) -> bool:
         """Whether this very process began it, and is not at it any more."""
-        return claim.process.pid == os.getpid() and (self.plan.map, claim.run) not in _UNDER_WAY
+        return claim.process.pid == os.getpid() and not underway.is_under_way(claim.run)
 
     # The run
 
-    def _run(self, unit: Unit, run: str, key: tuple[str, str]) -> Told:
+    def _run(self, unit: Unit, run: str) -> Told:
         payload = Payload.manual(container=self.plan.container, params=self.plan.params)
-
-        def on_start(begun: Run) -> None:
-            _UNDER_WAY[key] = begun
-
         try:
-            done = runner.run(
+            done = underway.carry(
+                self.plan.map,
                 payload.replace(file_ids=unit.files),
                 self.function,
                 timeout=self.plan.timeout,
@@ -239,7 +220,6 @@ class Bench:
                 parent=self.parent,
                 queued=True,
                 identity=run,
-                on_start=on_start,
             )
         except UsageError as exc:
             if isinstance(exc, SettingsError):
