@@ -127,13 +127,19 @@ class _Member:
             pool.shutdown(wait=False)
 
     def signal(self, number: int) -> None:
-        if self._pid is not None and self._pid.done() and self._pid.exception() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid.result(), number)
+        if self._pid is not None:
+            # One that is just starting gets it when it has: its first task has ended by then.
+            self._pid.add_done_callback(partial(_send, number))
 
     def shutdown(self, *, wait: bool) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=wait)
+
+
+def _send(number: int, pid: Future[int]) -> None:
+    if not pid.cancelled() and pid.exception() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid.result(), number)
 
 
 def begin() -> None:
