@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from figures import replaced
 
 RESULTS = Path(__file__).parent / "results" / "engine.json"
 TARGETS = {
@@ -272,8 +273,7 @@ def main() -> None:
     given.json.parent.mkdir(exist_ok=True)
     given.json.write_text(json.dumps(found, indent=1) + "\n")
     if given.page is not None:
-        before, _, rest = given.page.read_text().partition(MARKS[0])
-        given.page.write_text(before + MARKS[0] + text + MARKS[1] + rest.partition(MARKS[1])[2])
+        given.page.write_text(replaced(given.page.read_text(), MARKS, text))
 
 
 if __name__ == "__main__":

@@ -97,3 +97,9 @@ def below(pid: int, program: str) -> list[int]:
         if above == pid and Path(name).name == program:
             found.append(candidate)
     return found
+
+
+def replaced(page: str, marks: tuple[str, str], text: str) -> str:
+    """A page with the text between two marks replaced."""
+    before, _, rest = page.partition(marks[0])
+    return before + marks[0] + text + marks[1] + rest.partition(marks[1])[2]
