@@ -14,7 +14,7 @@ from libsafe_nb import settings as settings_
 from libsafe_nb.connection import connect
 from libsafe_nb.crew import Crew, default_size
 from libsafe_nb.errors import ExecutionError, LibsafeError, UsageError
-from libsafe_nb.flow import flow
+from libsafe_nb.inflight import flow
 from libsafe_nb.models import Run
 from libsafe_nb.notebook import FunctionNotebook
 from libsafe_nb.payloads import Payload

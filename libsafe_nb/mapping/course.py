@@ -27,7 +27,7 @@ from libsafe_nb.errors import (
     RunCancelled,
     UsageError,
 )
-from libsafe_nb.flow import flow
+from libsafe_nb.inflight import flow
 from libsafe_nb.mapping import layout, report, working
 from libsafe_nb.mapping.choosing import Chosen, in_batches
 from libsafe_nb.mapping.counts import Counts, open_units
