@@ -6,8 +6,6 @@ How long a command takes before it does anything: ours, papermill's, and Python 
 Whole processes, from start to end, as a shell starts them. `local status` asks a local platform that is up; `job log`
 knocks at a run's door, behind which somebody notes the message: that is what a cell of another language pays for each.
 Besides the time that passed, which other work on the machine adds to, the processor's time is told, which it adds less to.
-
-Writes the figures as JSON, and with `--page` the table between the marks of that page.
 """
 
 from __future__ import annotations
@@ -24,12 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from figures import options, rounds, tell, write
+from figures import Row, keep, made, options, ratio, rounds, table
 
 from libsafe_nb import door
 
-RESULTS = Path(__file__).parent / "results" / "startup.json"
-MARKS = ("<!-- startup -->\n", "<!-- end of startup -->")
 LIMIT_MS = 150
 """Of `--help`, in all."""
 
@@ -70,39 +66,35 @@ def measure(runs: int) -> dict[str, Any]:
         stack.enter_context(local.serve(Path(folder, "platform")))
         taken = rounds({name: way(name) for name in COMMANDS}, runs)
     assert messages == ["hello"] * (runs + 1)
-    found = tell("start-up", taken)
     # The first round warms up.
-    found["processor"] = {name: statistics.median(each[1:]) for name, each in used.items()}
-    return found
+    processor = {name: statistics.median(each[1:]) for name, each in used.items()}
+    return {"seconds": taken, "processor": processor}
 
 
-def table(found: dict[str, Any]) -> str:
-    medians, processor = found["medians"], found["processor"]
-    lines = [
-        f"| whole process, median of {len(found['seconds'][PYTHON])}, ms | passed | at best | processor | of `{PAPERMILL}` | must be under |",
-        "|---|---|---|---|---|---|",
+def rows(seconds: dict[str, list[float]]) -> list[Row]:
+    medians = {name: statistics.median(each) * 1e3 for name, each in seconds.items()}
+    peer, floor = medians[PAPERMILL], medians[PYTHON]
+    told = [
+        Row(f"`{HELP}`, within its time", medians[HELP], peer, LIMIT_MS, LIMIT_MS / medians[HELP], "limit", 1)
     ]
     for name in COMMANDS:
-        ratio = medians[PAPERMILL] / medians[name]
-        most = str(LIMIT_MS) if name == HELP else ""
-        lines.append(
-            f"| `{name}` | {medians[name] * 1e3:.0f} | {min(found['seconds'][name]) * 1e3:.0f} | "
-            f"{processor[name] * 1e3:.0f} | {'' if name == PAPERMILL else f'**{ratio:.1f}x** faster'} | {most} |"
-        )
-    return "\n".join(lines) + "\n"
+        if name not in (PYTHON, PAPERMILL):
+            faster = ratio(seconds, PAPERMILL, name)
+            told.append(Row(f"`{name}`", medians[name], peer, floor, faster, "peer", None))
+    return told
 
 
 def main() -> None:
-    parser = options(__doc__, runs=15)
-    parser.add_argument("--page", type=Path, help="a page with the marks, whose table is replaced")
-    given = parser.parse_args()
+    given = options(__doc__, runs=15).parse_args()
     found = measure(given.runs)
-    text = table(found)
-    print(text)
-    write(given.json or RESULTS, startup=found)
-    if given.page is not None:
-        before, _, rest = given.page.read_text().partition(MARKS[0])
-        given.page.write_text(before + MARKS[0] + text + MARKS[1] + rest.partition(MARKS[1])[2])
+    told = rows(found["seconds"])
+    times = ", ".join(f"`{name}` {each * 1e3:.0f}" for name, each in found["processor"].items())
+    text = (
+        table(f"whole process, median of {given.runs}, ms", told)
+        + f"\nThe peer is `{PAPERMILL}`, the limit `{PYTHON}`; that of the first row is what was promised. "
+        f"Milliseconds of processor time: {times}. {made()}"
+    )
+    keep("startup", told, text, path=given.json, page=given.page, title="start of a command, ms", **found)
 
 
 if __name__ == "__main__":

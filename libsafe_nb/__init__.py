@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from libsafe_nb.calls import call as call
     from libsafe_nb.digests import digest as digest
     from libsafe_nb.interactive.payload import payload as payload
+    from libsafe_nb.many import run_many as run_many
     from libsafe_nb.models import Run as Run
     from libsafe_nb.payloads import Payload as Payload
     from libsafe_nb.runner import run as run
@@ -34,6 +35,7 @@ __all__ = [
     "nuclio",
     "payload",
     "run",
+    "run_many",
     "unload_ipython_extension",
     "verify",
 ]
@@ -48,6 +50,7 @@ _HOMES = {
     "digest": "libsafe_nb.digests",
     "payload": "libsafe_nb.interactive.payload",
     "run": "libsafe_nb.runner",
+    "run_many": "libsafe_nb.many",
     "verify": "libsafe_nb.verifying",
 }
 

@@ -88,6 +88,13 @@ def check(
         source = Path(path).read_bytes()
     except OSError as exc:
         raise NotebookError(f"{name}: cannot be read ({exc.strerror or exc})", notebook=name) from exc
+    return check_source(source, name=name, secrets=secrets, codes=codes)
+
+
+def check_source(
+    source: bytes, *, name: str, secrets: SecretSet | None = None, codes: Collection[str] | None = None
+) -> list[Finding]:
+    """As `check`, of a notebook file's bytes; `name` is its path or address."""
     node = notebook.read(source, name=name)
     try:
         # Parsed anew: nbformat's own dictionaries are of a class that answers to any attribute.

@@ -86,6 +86,8 @@ class Run:
         `libsafe://CONTAINER/provenance/…/`, or None when it could not be stored yet.
     seconds
         Wall time of the whole run, evidence included.
+    number
+        Of a run by `run_many`: the place of its payload, from 0.
     """
 
     run: str
@@ -98,6 +100,7 @@ class Run:
     scraps: Mapping[str, Any] = field(default_factory=dict)
     cause: str = ""
     exit_code: int = 0
+    number: int | None = None
     course: Course | None = field(default=None, repr=False, compare=False)
 
     def cancel(self, reason: str = "cancelled") -> None:

@@ -80,7 +80,7 @@ def within(limits: Limits | None, timeout: float | None) -> Limits:
 
 def prepare(
     payload: Payload | str | bytes | Mapping[str, Any] | None,
-    notebook: str | Path,
+    notebook: str | Path | FunctionNotebook,
     *,
     container: str | None,
     files: Sequence[str],
@@ -92,16 +92,20 @@ def prepare(
     script: bool,
     on_cell: Callable[[CellState], None] | None,
     allow_deleted: bool = False,
+    run: str | None = None,
 ) -> Plan:
     given = (
         payload if isinstance(payload, Payload) else Payload.parse(payload) if payload is not None else None
     )
     container = container or None
     check_uploads(uploads)
-    remote = str(notebook).startswith("libsafe://")
     # What needs no platform is checked before one is started.
-    function = None if remote else read_local(Path(notebook), script=script)
-    bound, warnings = _bind(function, given, params) if function else ({}, [])
+    function = None
+    if isinstance(notebook, FunctionNotebook):
+        function = notebook
+    elif not is_remote(notebook):
+        function = read_local(Path(notebook), script=script)
+    bound, warnings = bind(function, given, params) if function else ({}, [])
     witnessed = witness.load(settings or settings_.load())
     connection = connect(given, settings=settings)
     check_target(
@@ -110,8 +114,8 @@ def prepare(
         job or (given.job if given else ""),
     )
     if function is None:
-        function = parse(_read_remote(connection, str(notebook)), str(notebook), script=script)
-        bound, warnings = _bind(function, given, params)
+        function = parse(read_remote(connection, str(notebook)), str(notebook), script=script)
+        bound, warnings = bind(function, given, params)
     bound, own = _supplied(function, bound)
     secrets = _secrets(connection, given, function, {**own, **witnessed.secrets()})
     base = given or Payload.manual(container=container or DEFAULT_CONTAINER)
@@ -122,7 +126,7 @@ def prepare(
         file_ids=[each["id"] for each in found],
         file_paths=[each["fullpath"] for each in found],
     )
-    run_id = str(uuid.uuid4())
+    run_id = run or str(uuid.uuid4())
     base = base.replace(job=job or base.job)
     return Plan(
         run=run_id,
@@ -197,7 +201,7 @@ def _secrets(
 
 def read_local(path: Path, *, script: bool = False) -> FunctionNotebook:
     """A function in a local file, ready to be run; `NotebookError` where it is none or there is no kernel for it."""
-    return parse(_read_local(path), str(path), script=script)
+    return parse(read_bytes(path), str(path), script=script)
 
 
 def check_uploads(uploads: Sequence[Path]) -> None:
@@ -217,14 +221,18 @@ def check_uploads(uploads: Sequence[Path]) -> None:
         seen[path.name] = path
 
 
-def _read_local(path: Path) -> bytes:
+def is_remote(notebook: str | Path) -> bool:
+    return str(notebook).startswith("libsafe://")
+
+
+def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
         raise NotebookError(f"{path}: cannot be read ({exc.strerror or exc})", notebook=str(path)) from exc
 
 
-def _read_remote(connection: Connection, address: str) -> bytes:
+def read_remote(connection: Connection, address: str) -> bytes:
     container, path = split(address)
     try:
         return connection.storage.get(container, path)
@@ -242,9 +250,10 @@ def parse(source: bytes, name: str, *, script: bool = False) -> FunctionNotebook
     return function
 
 
-def _bind(
+def bind(
     function: FunctionNotebook, given: Payload | None, params: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
+    """The parameters of a run, those of the payload first, and what its job is to be warned of."""
     own = given.params if given else {}
     declared.refuse_placeholders({**own, **params}, function.parameters)
     if function.is_handler:
@@ -285,7 +294,7 @@ def find_files(
     if len(wanted) + len(uploads) > MOST_FILES:
         raise UsageError(
             f"files: expected at most {MOST_FILES:,} in one run, got {len(wanted) + len(uploads):,}; "
-            "give them to several runs"
+            "libsafe-nb map gives them to several"
         )
     by_id = {
         each["id"]: each

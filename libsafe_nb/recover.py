@@ -359,6 +359,7 @@ def _job(journal: Journal, facts: Facts, connection: Connection) -> str:
         facts.container,
         name=facts.notebook,
         function_key=facts.record["function"]["key"] or None,
+        parent=(facts.record.get("parent") or {}).get("job"),
         idempotency_key=closing.key(facts.run, "job"),
     )
     journal.write("job", job=made["id"])

@@ -39,6 +39,7 @@ from libsafe_nb.facts import Facts
 from libsafe_nb.interrupts import Interrupts
 from libsafe_nb.journal import SOCKETS, Journal
 from libsafe_nb.models import Parent, Published, Replay, Run
+from libsafe_nb.notebook import FunctionNotebook
 from libsafe_nb.payloads import Payload
 from libsafe_nb.plan import Plan, prepare, within
 from libsafe_nb.processes import ProcessId
@@ -58,7 +59,7 @@ COMMANDS = "bin"
 
 def run(
     payload: Payload | str | bytes | Mapping[str, Any] | None,
-    notebook: str | Path,
+    notebook: str | Path | FunctionNotebook,
     *,
     container: str | None = None,
     files: Sequence[str] = (),
@@ -76,6 +77,7 @@ def run(
     published: Published | None = None,
     parent: Parent | None = None,
     queued: bool = False,
+    identity: str | None = None,
 ) -> Run:
     """
     Run one function notebook, store its evidence and end its job.
@@ -87,7 +89,7 @@ def run(
     payload
         The platform's JSON; None makes that of a manual run.
     notebook
-        A local path or `libsafe://CONTAINER/path.ipynb`.
+        A local path or `libsafe://CONTAINER/path.ipynb`; or a notebook that was read already.
     files
         Ids or paths (with a leading slash) of files in the container, beside those of the payload.
     uploads
@@ -111,10 +113,13 @@ def run(
     published
         Set by the platform's worker: the version that the notebook must be, byte for byte.
     parent
-        Set by the platform's worker: whose function called this one, for the record.
+        Set by the platform's worker and by a map: whose function called this one, or whose batch this is, for the record and
+        for the job, where it is created here.
     queued
-        Set by the platform's worker: the files were chosen a while ago, and those that were deleted since are handed over as
-        such, as a trigger's are.
+        Set by the platform's worker and by a map: the files were chosen a while ago, and those that were deleted since are
+        handed over as such, as a trigger's are.
+    identity
+        Set by a map: the run's id (a UUID), by which its claim names it. By default a new one.
 
     Returns
     -------
@@ -143,6 +148,7 @@ def run(
             script=script,
             on_cell=on_cell,
             allow_deleted=queued,
+            run=identity,
         )
         plan = dataclasses.replace(plan, replay=replay, published=_exactly(published, plan), parent=parent)
         recover.quietly(plan.connection, plan.witness)
@@ -389,6 +395,7 @@ def _with_job(plan: Plan, journal: Journal) -> Plan:
             plan.payload.container,
             name=Path(plan.function.name).name,
             function_key=plan.payload.function_key or None,
+            parent=plan.parent.job if plan.parent else None,
             idempotency_key=closing.key(plan.run, "job"),
         )["id"]
     with contextlib.suppress(OSError):

@@ -19,6 +19,7 @@ from libsafe_nb.errors import LibsafeError
 COMMANDS = {
     "run": "running:run",
     "exec": "running:exec_",
+    "map": "mapping:map_",
     "new": "authoring:new_",
     "check": "authoring:check_",
     "upload": "authoring:upload_",
