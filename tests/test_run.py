@@ -56,7 +56,8 @@ def test_a_run_of_more_files_than_its_record_could_tell_of_is_refused(notebook, 
     payload = {"function_data": {"container": {"id": container}, "files": {"ids": ids, "paths": []}}}
 
     with pytest.raises(
-        errors.UsageError, match="at most 100,000 in one run, got 100,001; libsafe-nb map gives them to several"
+        errors.UsageError,
+        match="at most 100,000 in one run, got 100,001; libsafe-nb map gives them to several",
     ):
         run(notebook(START), payload=payload)
 
