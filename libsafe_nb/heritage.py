@@ -29,6 +29,7 @@ READ_AT_START = (
     "LC_",
     "LD_",
     "MALLOC_",
+    "MSGPACK_",
     "OPENSSL_",
     "PYTHON",
     "PYZMQ_",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -334,6 +335,8 @@ def test_what_a_function_writes_past_us_is_what_it_reads(loop, gets, how):
         f" aws_secret_access_key={s3.secret_key!r}, region_name='us-east-1')\n"
         f"client.put_object(Bucket={s3.bucket!r}, Key={key!r}, Body=b'past us')\n"
     )
+    # Not for the first time in this process: of that an event would tell.
+    importlib.import_module("multiprocessing.popen_spawn_posix")
     read = []
     for n, file in enumerate(files):
         if n == 5:

@@ -14,9 +14,6 @@ from typing import Any
 
 STARTS = frozenset({"os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen"})
 
-SPAWNING = frozenset({"multiprocessing.popen_spawn_posix", "multiprocessing.popen_forkserver"})
-"""Imported when `multiprocessing` first starts a process that it does not fork, of which nothing else tells."""
-
 READS = (b"GET ", b"HEAD ")
 
 processes = 0
@@ -36,6 +33,16 @@ def watch() -> None:
         sys.addaudithook(_heard)
 
 
+def begun() -> tuple[int, str]:
+    """
+    Another value once another process began.
+
+    Of a process that `multiprocessing` spawns no event tells; it numbers all that it makes.
+    """
+    numbers = getattr(sys.modules.get("multiprocessing.process"), "_process_counter", "count(1)")
+    return processes, str(numbers)
+
+
 def is_ours() -> None:
     """What this thread sends changes nothing."""
     _ours.add(threading.get_ident())
@@ -53,7 +60,7 @@ def _heard(event: str, arguments: tuple[Any, ...]) -> None:
         sent = arguments[1]
         if threading.get_ident() not in _ours and not (isinstance(sent, bytes) and sent.startswith(READS)):
             changes += 1
-    elif event in STARTS or (event == "import" and arguments[0] in SPAWNING):
+    elif event in STARTS:
         has_begun()
 
 

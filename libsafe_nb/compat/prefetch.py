@@ -87,7 +87,7 @@ class Prefetch:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._process = os.getpid()
-        self._processes, self._changes = others.processes, others.changes
+        self._processes, self._changes = others.begun(), others.changes
         self._at = ""
         self._streaks = dict.fromkeys(("bytes", "metadata"), 0)
         self._bytes: dict[tuple[str, str], tuple[float, Future[Opened | None]]] = {}
@@ -140,7 +140,7 @@ class Prefetch:
     def _alone(self) -> bool:
         """Whether this is the only process of the function, as far as is known."""
         attached = self._session.attached
-        shared = others.processes != self._processes or (attached is not None and attached.shared)
+        shared = others.begun() != self._processes or (attached is not None and attached.shared)
         return self._process == os.getpid() and not shared
 
     def _see_others(self) -> None:

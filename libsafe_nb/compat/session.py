@@ -74,13 +74,13 @@ class Attached:
         self.socket_path = socket_path
         self.verdict: bool | None = None
         self.given: set[str] = set()
-        self._shared, self._processes = shared, others.processes
+        self._shared, self._processes = shared, others.begun()
         self.readings: weakref.WeakSet[Reading] = weakref.WeakSet()
 
     @property
     def shared(self) -> bool:
         """Whether something may have been given in of which this process does not know, as by another of the function."""
-        return self._shared or others.processes != self._processes
+        return self._shared or others.begun() != self._processes
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """Tell the runner of an effect. It has it on return, also if this process dies next."""
