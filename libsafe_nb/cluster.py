@@ -8,6 +8,7 @@ the same address, is there again.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 import uuid
@@ -26,6 +27,15 @@ BUDGET = 600.0
 """Seconds in which a scheduler that went away is waited for."""
 LONGEST = 15.0
 """Seconds between two tries at most."""
+_SET_BY_DASK = frozenset(
+    {
+        "MALLOC_TRIM_THRESHOLD_",
+        "MKL_NUM_THREADS",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "PYTHONHASHSEED",
+    }
+)
 
 
 class Cluster(Executor):
@@ -58,10 +68,12 @@ class Cluster(Executor):
         self._distributed = distributed
         self._cancel = cancel
         self._own: Any = None
+        self._environment = dict(os.environ)
         if address == "local":
             self._own = distributed.LocalCluster(
                 n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50
             )
+            self._restore_environment()
             address = self._own.scheduler_address
         self.address = address
         self._client: Any = None
@@ -137,6 +149,15 @@ class Cluster(Executor):
         own, self._own = self._own, None
         if own is not None:
             own.close()
+            self._restore_environment()
+
+    def _restore_environment(self) -> None:
+        """Dask sets variables in this process for those that it starts, also for each that it starts again."""
+        for name in _SET_BY_DASK & os.environ.keys():
+            if name in self._environment:
+                os.environ[name] = self._environment[name]
+            else:
+                del os.environ[name]
 
 
 def _ended(outer: Future[Any], inner: Any) -> None:

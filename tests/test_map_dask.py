@@ -262,6 +262,7 @@ def test_where_dask_is_not_installed_a_sentence_says_how(monkeypatch):
 
 def test_a_cluster_on_this_machine(platform, connection, container, tmp_path):
     maps.files(connection, container, "1.txt", "2.txt")
+    before = dict(os.environ)
     told = running.run(
         maps.function(tmp_path / "f.ipynb"),
         container=container,
@@ -271,4 +272,5 @@ def test_a_cluster_on_this_machine(platform, connection, container, tmp_path):
         settings=platform.settings,
     )
 
+    assert dict(os.environ) == before
     assert len(maps.results(connection, container, told["map"])) == 2
