@@ -34,6 +34,7 @@ _SET_BY_DASK = frozenset(
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
         "PYTHONHASHSEED",
+        "__DASK_PARENT_PID",
     }
 )
 
