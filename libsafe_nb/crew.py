@@ -19,6 +19,8 @@ from functools import partial
 from multiprocessing import connection
 from typing import Any
 
+from libsafe_nb import spared
+
 Task = tuple["Future[Any]", Callable[[], Any]]
 
 
@@ -144,6 +146,7 @@ def _send(number: int, pid: Future[int]) -> None:
 
 def begin() -> None:
     """The first thing that a process of the crew does."""
+    spared.spare(*spared.JSONSCHEMA, *spared.PAPERMILL)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
