@@ -263,7 +263,7 @@ def _journey(course: _Course) -> Run:
             raise
         with contextlib.suppress(OSError):
             # A killed runner leaves it behind; whoever recovers the run takes it away.
-            journal.write("sockets", folder=str(sockets))
+            journal.write("sockets", forced=False, folder=str(sockets))
         course.interrupts.hold()
         try:
             plan = course.plan = _with_job(plan, journal)
@@ -530,7 +530,7 @@ def _execute(course: _Course, journal: Journal, desk: Desk, door: Path) -> Outco
     def on_kernel(pid: int) -> None:
         # It may have ended already, or the disk be full: neither is a reason to stop here.
         with contextlib.suppress(ProcessLookupError, OSError):
-            journal.write("kernel", **ProcessId.of(pid).as_dict())
+            journal.write("kernel", forced=False, **ProcessId.of(pid).as_dict())
 
     def on_cell(state: CellState) -> None:
         desk.cell(state)
