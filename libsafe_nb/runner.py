@@ -320,11 +320,11 @@ def _journey(course: _Course) -> Run:
 
 
 def _facts(plan: Plan, started: datetime) -> Facts:
-    from importlib.metadata import version
-
     payload, function, connection = plan.payload, plan.function, plan.connection
     stored = _payload(plan)
-    versions = {name: version(name) for name in ("libsafe-nb", "papermill", "nbclient", "ipykernel")}
+    versions = {
+        name: environment.version(name) for name in ("libsafe-nb", "papermill", "nbclient", "ipykernel")
+    }
     known = {
         "trigger": payload.trigger,
         "function": {
@@ -516,7 +516,9 @@ def socket_folder() -> str:
 def _execute(course: _Course, journal: Journal, desk: Desk, door: Path) -> Outcome:
     plan, execution = course.plan, course.execution
     execution.platform = plan.connection.settings.platform_folder
-    kernels.prepare(plan.function.kernel_name or "python3", platform=execution.platform)
+    if "papermill" not in sys.modules:
+        # Meanwhile; else the engine does it, at once.
+        kernels.prepare(plan.function.kernel_name or "python3", platform=execution.platform)
     # Imported here: papermill costs most of a second.
     import papermill
 

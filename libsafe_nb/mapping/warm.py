@@ -8,6 +8,7 @@ would not have, and opens no connection.
 from __future__ import annotations
 
 import contextlib
+import gc
 
 from libsafe_nb import spared
 
@@ -26,3 +27,6 @@ with contextlib.suppress(Exception):
     # The format's schema is compiled, and the description of S3 read.
     nbformat.validate(nbformat.v4.new_notebook())
     s3wire.connect(S3Settings("http://127.0.0.1:1", "bucket", "nobody", "nothing")).close()
+
+# What is here stays: a worker's collector need not look through it again, which would copy its pages as well.
+gc.freeze()
