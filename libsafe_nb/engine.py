@@ -20,7 +20,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,7 +30,7 @@ from papermill.iorw import LocalHandler, papermill_io
 from papermill.log import logger
 from papermill.utils import nb_language
 
-from libsafe_nb import kernels
+from libsafe_nb import environment, kernels
 from libsafe_nb.account import Account
 from libsafe_nb.conversation import Conversation, Verdict
 from libsafe_nb.errors import ExecutionError, KernelDied, LibsafeError, RunCancelled, RunTimeout
@@ -111,7 +110,7 @@ class LibsafeEngine(Engine):  # type: ignore[misc] # papermill is not typed
             )
         place = Place.find(nb, output_path, execution.save_to, autosave_cell_every)
         execution.notebook = nb
-        account = Account(nb, version("libsafe-nb"))
+        account = Account(nb, environment.version("libsafe-nb"))
         account.start()
         with _progress(nb, progress_bar, execution) as tell, _signals(execution):
             show = _Show(log_output, stdout_file, stderr_file)

@@ -13,6 +13,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, TypeGuard
 
 from libsafe_nb.record import canonical
@@ -57,6 +58,14 @@ def packages() -> list[dict[str, str]]:
             if match:
                 found.setdefault(re.sub(r"[-_.]+", "-", match["name"]).lower(), match["version"])
     return [{"name": name, "version": found[name]} for name in sorted(found)]
+
+
+@cache
+def version(name: str) -> str:
+    """The version of an installed distribution, as it was when it was first asked for: of what this process has loaded."""
+    from importlib.metadata import version
+
+    return version(name)
 
 
 def unknown() -> dict[str, Any]:
