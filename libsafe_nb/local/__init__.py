@@ -293,7 +293,8 @@ def _launch(
         # It runs but does not answer: it is on its way out.
         _await_end(ending, place)
     ready, theirs = os.pipe()
-    command = [sys.executable, "-m", "libsafe_nb.local.server", str(place.path), "--port", str(port)]
+    # -P: nothing in the folder where somebody happens to be stands in for a module.
+    command = [sys.executable, "-P", "-m", "libsafe_nb.local.server", str(place.path), "--port", str(port)]
     command += ["--ready", str(theirs), *options, *([] if idle is None else ["--idle", str(idle)])]
     try:
         with _output(place).open("wb") as stream:

@@ -34,7 +34,14 @@ class S3Keeper:
             # What the last one wrote is kept: it says which ports to take again.
             with (self._root.logs / "s3side.log").open("ab") as output:
                 self._child = subprocess.Popen(  # our own program
-                    [sys.executable, "-m", "libsafe_nb.local.s3side", str(self._root.path), self._bucket],
+                    [
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        "libsafe_nb.local.s3side",
+                        str(self._root.path),
+                        self._bucket,
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

@@ -121,7 +121,7 @@ class Workers:
     def _start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         process = subprocess.Popen(  # our own program
-            [sys.executable, "-m", "libsafe_nb.worker", str(self._root), str(self._lifeline)],
+            [sys.executable, "-P", "-m", "libsafe_nb.worker", str(self._root), str(self._lifeline)],
             cwd=self._root,
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -140,6 +140,16 @@ def test_keys_of_the_environment_are_taken_at_the_first_start(root, monkeypatch)
         assert rest.ok("GET", "/user/me")["id"] == "1"
 
 
+def test_nothing_in_the_folder_of_whoever_starts_it_stands_in_for_a_module(root, tmp_path, monkeypatch):
+    for name in ("libsafe_nb", "asyncio"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    with local.serve(root) as platform, clients(platform.settings) as (rest, s3):
+        s3.put_object(Bucket="libsafe", Key="1/a.txt", Body=b"hello")
+        assert rest.ok("GET", "/user/me")["id"] == "1"
+
+
 def test_sixteen_starters_share_one_platform(root):
     code = (
         "import sys; from libsafe_nb import local; s = local.ensure(sys.argv[1]); print(s.url, s.s3.endpoint)"
