@@ -598,7 +598,7 @@ def test_the_platforms_server_is_used_by_processes_that_run_one_notebook(platfor
 def test_a_run_on_the_command_line_uses_it(platforms, platform, notebook):
     path = notebook("import os; print('born by', os.getppid())")
     settings = platform.settings
-    program = [sys.executable, "-m", "libsafe_nb", "run", str(path), "--json"]
+    program = [sys.executable, "-P", "-m", "libsafe_nb", "run", str(path), "--json"]
     env = {**os.environ, **variables(settings), "LIBSAFE_NB_HOME": str(platforms[0].parent)}
     if platforms[0].name != "platform":
         (platforms[0].parent / "platform").symlink_to(platforms[0])
