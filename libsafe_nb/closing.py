@@ -107,7 +107,8 @@ def close(
             with ThreadPoolExecutor(1, thread_name_prefix="chain") as beside:
                 looked = beside.submit(chain.end, connection.storage, result.container)
                 evidence.store(connection.storage, result.container, prefix, files)
-            _note(journal, "stored")
+            # Forced to the disk with the next step, which comes before anything else is put.
+            _note(journal, "stored", forced=False)
             end = looked.result()
         link = _linked(journal, connection, result, prefix, files, end)
         if not journal.step("told"):
@@ -230,7 +231,8 @@ def _linked(
             tried=[each for each in journal.steps if each["step"] == "linking"],
             trying=lambda seq, sha256: _note(journal, "linking", seq=seq, sha256=sha256),
         )
-        _note(journal, "linked", seq=found.seq, sha256=found.sha256)
+        # What was tried is on the disk, and tells as much.
+        _note(journal, "linked", forced=False, seq=found.seq, sha256=found.sha256)
         return found
     return chain.Link(step["seq"], step["sha256"])
 
@@ -333,7 +335,7 @@ def _close_job(connection: Connection, result: Run) -> None:
         client.update_job(result.job, status=status, idempotency_key=key(result.run, "end-alone"))
 
 
-def _note(journal: Journal, step: str, **facts: Any) -> None:
+def _note(journal: Journal, step: str, *, forced: bool = True, **facts: Any) -> None:
     """Write a step down if that can be done: without it the step would be done again, which does no harm."""
     with contextlib.suppress(OSError):
-        journal.write(step, **facts)
+        journal.write(step, forced=forced, **facts)

@@ -11,15 +11,35 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from functools import partial
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from typing import Any
 
+from libsafe_nb import spared
+
 Task = tuple["Future[Any]", Callable[[], Any]]
+
+
+_method = "spawn"
+
+
+def ready(module: str) -> None:
+    """
+    Have the members of crews forked, from now on, from a process that has imported `module`; it starts at once.
+
+    For programs of our own: what that process has imported a user's program may not want, and it is one for the whole
+    program. Without it, and elsewhere than on Linux, members are spawned, and each imports what it needs.
+    """
+    global _method
+    if sys.platform == "linux":
+        _method = "forkserver"
+        multiprocessing.get_context(_method).set_forkserver_preload([module])
+        forkserver.ensure_running()
 
 
 def default_size() -> int:
@@ -29,7 +49,7 @@ def default_size() -> int:
 
 class Crew(Executor):
     """
-    `size` processes, started when they are needed (spawn).
+    `size` processes, started when they are needed (`ready` says how).
 
     What a process was at when it died fails with `BrokenExecutor`. Signals of the terminal do not reach them:
     `interrupt` does. They end at once when this process does.
@@ -109,7 +129,11 @@ class _Member:
     def submit(self, task: Callable[[], Any]) -> Future[Any]:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
-                1, mp_context=multiprocessing.get_context("spawn"), initializer=begin
+                1,
+                mp_context=multiprocessing.get_context(_method),
+                initializer=begin,
+                # What it was forked from knows that of an earlier time.
+                initargs=(dict(os.environ),),
             )
             self._pid = self._pool.submit(os.getpid)
         try:
@@ -142,8 +166,11 @@ def _send(number: int, pid: Future[int]) -> None:
             os.kill(pid.result(), number)
 
 
-def begin() -> None:
-    """The first thing that a process of the crew does."""
+def begin(environ: Mapping[str, str]) -> None:
+    """The first thing that a process of the crew does; `environ` is that of the process whose crew it is."""
+    os.environ.clear()
+    os.environ.update(environ)
+    spared.spare(*spared.JSONSCHEMA, *spared.PAPERMILL)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

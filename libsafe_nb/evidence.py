@@ -4,6 +4,7 @@ Evidence on its way into the container: frozen on disk first, then stored once, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -31,7 +32,7 @@ TYPES = {
 
 
 AT_ONCE = 4
-"""Files that are stored at once: most of the time goes by in waiting for the storage's disk."""
+"""Files that are forced to the disk, or stored, at once: most of the time goes by in waiting for a disk."""
 
 SUMS = "SHA256SUMS"
 """The last file of a run's evidence: the digests of all others, for `sha256sum -c SHA256SUMS`."""
@@ -71,14 +72,17 @@ def freeze(target: Path, files: Mapping[str, bytes]) -> None:
     What is stored later, also by `recover`, is exactly these bytes.
     """
     target.mkdir(mode=0o700, exist_ok=True)
-    for name, data in files.items():
-        descriptor = os.open(target / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
+    with contextlib.ExitStack() as opened:
+        descriptors = []
+        for name, data in files.items():
+            descriptor = os.open(target / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            opened.callback(os.close, descriptor)
+            descriptors.append(descriptor)
             with os.fdopen(descriptor, "wb", closefd=False) as file:
                 file.write(data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        # At once, and after all are written: the disk then takes several in one go.
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="freeze") as pool:
+            list(pool.map(os.fsync, descriptors))
     atomic.sync_folder(target)
 
 

@@ -5,7 +5,7 @@ The journal of one run: what has been done, written down before the next step be
     ├── lock                held (flock) by whoever works on the run: its runner, or a recovery
     ├── facts.json          what was settled before the start (`facts.py`)
     ├── in.ipynb            the notebook that is given to papermill
-    ├── journal.jsonl       the steps, one JSON object a line, each fsynced
+    ├── journal.jsonl       the steps, one JSON object a line; fsynced where that matters (`write`)
     ├── events.jsonl        what the function read, wrote and said, as it happened (`desk.py`)
     ├── executed.ipynb      the notebook as it was last saved; gone, as in.ipynb, from the step "frozen" on
     ├── evidence/           the frozen bytes, from then on
@@ -96,9 +96,12 @@ class Journal:
     ) -> None:
         self.close()
 
-    def write(self, step: str, **facts: Any) -> None:
+    def write(self, step: str, *, forced: bool = True, **facts: Any) -> None:
         """
         Append one step and force it to the disk; on return it survives a crash.
+
+        Without `forced` it survives the end of this process only; that of the machine from the next step on. So for what
+        ends with the machine (a process), and for what does no harm if it is done again.
 
         Raises
         ------
@@ -111,7 +114,8 @@ class Journal:
         while line:
             line = line[os.write(self._file, line) :]
         self._torn = False
-        os.fsync(self._file)
+        if forced:
+            os.fsync(self._file)
         self.steps.append(found)
 
     def step(self, name: str) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,8 @@ class Plan:
     folder: Path
     witness: Witness
     """Who signs and stamps; the key is read before the run, so that it is there at its end."""
+    lent: bool = False
+    """The connection is the caller's, and stays open."""
     replay: Replay | None = None
     published: Published | None = None
     parent: Parent | None = None
@@ -89,6 +92,7 @@ def prepare(
     job: str | None,
     limits: Limits,
     settings: Settings | None,
+    connection: Connection | None = None,
     script: bool,
     on_cell: Callable[[CellState], None] | None,
     allow_deleted: bool = False,
@@ -98,6 +102,8 @@ def prepare(
         payload if isinstance(payload, Payload) else Payload.parse(payload) if payload is not None else None
     )
     container = container or None
+    lent = connection is not None
+    settings = connection.settings if connection is not None else settings
     check_uploads(uploads)
     # What needs no platform is checked before one is started.
     function = None
@@ -107,7 +113,7 @@ def prepare(
         function = read_local(Path(notebook), script=script)
     bound, warnings = bind(function, given, params) if function else ({}, [])
     witnessed = witness.load(settings or settings_.load())
-    connection = connect(given, settings=settings)
+    connection = connection or connect(given, settings=settings)
     check_target(
         connection,
         container or (given.container if given else DEFAULT_CONTAINER),
@@ -141,6 +147,7 @@ def prepare(
         on_cell=on_cell,
         folder=connection.settings.home / "runs" / run_id,
         witness=witnessed,
+        lent=lent,
     )
 
 
@@ -196,7 +203,13 @@ def _secrets(
                 and not weakness(value)
             ):
                 secrets[f"{source}.{name}"] = Secret(f"{source}.{name}", value)
-    return SecretSet([*secrets.values(), *own.values()])
+    return _set_of((*secrets.values(), *own.values()))
+
+
+@lru_cache(maxsize=4)
+def _set_of(secrets: tuple[Secret, ...]) -> SecretSet:
+    """Made once for one run after the other: all forms of two keys take as long as a kernel's start."""
+    return SecretSet(secrets)
 
 
 def read_local(path: Path, *, script: bool = False) -> FunctionNotebook:

@@ -147,9 +147,13 @@ def quietly(connection: Connection, witness: Witness) -> list[Recovered]:
     """
     done = []
     deadline = time.monotonic() + PATIENCE
-    with contextlib.closing(connection.within(PATIENCE)) as hasty:
+    with contextlib.ExitStack() as ending:
+
+        def hasty(facts: Facts) -> Connection:
+            return ending.enter_context(contextlib.closing(connection.within(PATIENCE)))
+
         for folder in _folders(connection.settings.home):
-            found = _one(folder, lambda _: hasty, witness, abandon=False, only_url=connection.settings.url)
+            found = _one(folder, hasty, witness, abandon=False, only_url=connection.settings.url)
             if found is not None:
                 done.append(found)
             if time.monotonic() > deadline:

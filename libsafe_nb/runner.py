@@ -48,6 +48,7 @@ from libsafe_nb.sealing import Sealed, Story, seal
 from libsafe_nb.settings import Settings
 
 if TYPE_CHECKING:
+    from libsafe_nb.connection import Connection
     from libsafe_nb.execution import CellState, Limits, Outcome, RunStatus
 
 HURRY = 10.0
@@ -69,6 +70,7 @@ def run(
     timeout: float | None = None,
     limits: Limits | None = None,
     settings: Settings | None = None,
+    connection: Connection | None = None,
     script: bool = False,
     wait: bool = True,
     on_cell: Callable[[CellState], None] | None = None,
@@ -100,6 +102,8 @@ def run(
         An existing job; by default the payload's, else a new one.
     timeout
         Seconds for the whole execution; none by default.
+    connection
+        Set by a map: an open one, with its settings, which stays open for the next run. By default each run has its own.
     script
         `notebook` is a plain Python script, run as a one-cell notebook.
     wait
@@ -145,6 +149,7 @@ def run(
             job=job,
             limits=within(limits, timeout),
             settings=settings,
+            connection=connection,
             script=script,
             on_cell=on_cell,
             allow_deleted=queued,
@@ -214,7 +219,9 @@ class _Course:
 
     def travel(self) -> Run:
         """The whole run; its `Run`, brought up to date. What a listener of the caller's raised is raised at its end."""
-        with contextlib.closing(self.plan.connection):
+        with contextlib.ExitStack() as ending:
+            if not self.plan.lent:
+                ending.callback(self.plan.connection.close)
             found = _journey(self)
         if self.fault is not None and not isinstance(self.fault, (LibsafeError, OSError)):
             raise self.fault
@@ -256,7 +263,7 @@ def _journey(course: _Course) -> Run:
             raise
         with contextlib.suppress(OSError):
             # A killed runner leaves it behind; whoever recovers the run takes it away.
-            journal.write("sockets", folder=str(sockets))
+            journal.write("sockets", forced=False, folder=str(sockets))
         course.interrupts.hold()
         try:
             plan = course.plan = _with_job(plan, journal)
@@ -523,7 +530,7 @@ def _execute(course: _Course, journal: Journal, desk: Desk, door: Path) -> Outco
     def on_kernel(pid: int) -> None:
         # It may have ended already, or the disk be full: neither is a reason to stop here.
         with contextlib.suppress(ProcessLookupError, OSError):
-            journal.write("kernel", **ProcessId.of(pid).as_dict())
+            journal.write("kernel", forced=False, **ProcessId.of(pid).as_dict())
 
     def on_cell(state: CellState) -> None:
         desk.cell(state)

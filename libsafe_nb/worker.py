@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import declared, recover, runner
+from libsafe_nb import declared, recover, runner, spared
 from libsafe_nb import settings as settings_
 from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import LibsafeError, SettingsError, UsageError
@@ -223,6 +223,7 @@ def settings_of(root: Path) -> Settings:
 def main(arguments: list[str]) -> int:
     root, lifeline = Path(arguments[0]), int(arguments[1])
     end_with(lifeline)
+    spared.spare(*spared.JSONSCHEMA, *spared.PAPERMILL)
     try:
         with contextlib.closing(connect(settings=settings_of(root))) as connection:
             Worker(connection).work()

@@ -128,17 +128,17 @@ def test_help_imports_nothing_heavy(arguments):
 
     assert not found & {*HEAVY, "asyncio", "socket", "sqlite3", "ssl", "subprocess", "tempfile", "traceback"}
     ours = {name for name in found if name.startswith("libsafe_nb.")}
-    assert {name.split(".")[1] for name in ours} <= {"cli", "errors", "shapes"}
+    assert {name.split(".")[1] for name in ours} <= {"cli", "errors", "shapes", "spared"}
     if len(arguments) > 1:
         # The command's own module, and what all commands share.
-        assert len(ours) <= 6
+        assert len(ours) <= 7
 
 
 def test_a_call_from_another_language_imports_what_it_takes_to_knock():
     found = imported_by(["job", "log", "hello"])
 
     assert {name for name in found if name.startswith("libsafe_nb.")} == {
-        *("libsafe_nb.cli", "libsafe_nb.cli.job", "libsafe_nb.cli.types"),
+        *("libsafe_nb.spared", "libsafe_nb.cli", "libsafe_nb.cli.job", "libsafe_nb.cli.types"),
         *("libsafe_nb.door", "libsafe_nb.errors"),
     }
     assert not found & {*HEAVY, "tempfile", "shutil", "asyncio", "ssl", "subprocess"}

@@ -78,8 +78,8 @@ def plan_is_there(connection, container):
 
 
 def members(pid):
-    """Processes that a coordinator has started, and that do units."""
-    found = []
+    """Processes that do a coordinator's units: forked from one that it has started."""
+    parents = {}
     for each in Path("/proc").iterdir():
         if each.name.isdecimal():
             try:
@@ -87,9 +87,9 @@ def members(pid):
                 words = (each / "cmdline").read_text()
             except OSError:
                 continue
-            if parent == pid and "spawn_main" in words:
-                found.append(int(each.name))
-    return found
+            if "multiprocessing.forkserver" in words:
+                parents[int(each.name)] = parent
+    return [each for each, parent in parents.items() if parents.get(parent) == pid]
 
 
 def test_every_file_has_its_result_and_failures_are_told_alone(run_map, connection, container, tmp_path):

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import click
 
+from libsafe_nb import spared
 from libsafe_nb.cli.types import EXIT_CODES, Group
 from libsafe_nb.errors import LibsafeError
 
@@ -63,9 +64,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program: an error ends it with one or two sentences on stderr and the exit code of contract 2."""
     debug = "--debug" in (arguments or sys.argv[1:])
-    # Where JupyterLab is installed, jsonschema, which nbformat loads, builds a grammar of IRIs when it is imported: a second
-    # and 25 MB, for a format that no notebook has. It does without where there is none.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    # Where JupyterLab is installed, that is a second or two for each command that reads a notebook.
+    spared.spare(*spared.JSONSCHEMA)
     try:
         sys.exit(
             cli.main(args=list(arguments) if arguments is not None else None, standalone_mode=False) or 0

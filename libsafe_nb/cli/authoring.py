@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from libsafe_nb import spared
 from libsafe_nb.errors import UsageError
 
 
@@ -168,6 +169,5 @@ def _serve_lab(container: str | None, *, port: int, browser: bool, file: str | N
     from libsafe_nb.jupyter.lab import serve
 
     # The server is Jupyter's, and gets what it asks for.
-    if sys.modules.get("rfc3987_syntax", sys) is None:
-        del sys.modules["rfc3987_syntax"]
+    spared.give_back(*spared.JSONSCHEMA)
     serve(container, port=port, browser=browser, file=file)

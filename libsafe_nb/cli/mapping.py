@@ -106,6 +106,11 @@ def map_(
     if notebook is None and resume is None:
         raise UsageError("expected a NOTEBOOK, got none")
     given = dict(pair(each) for each in params)
+    if dask is None:
+        from libsafe_nb import crew
+
+        # First of all: it imports for the workers what this process imports below for itself, on another core.
+        crew.ready("libsafe_nb.mapping.warm")
     from libsafe_nb.mapping import running
     from libsafe_nb.mapping.choosing import Chosen
     from libsafe_nb.mapping.shown import Shown

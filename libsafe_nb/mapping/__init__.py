@@ -6,6 +6,7 @@ One function over many files: `libsafe-nb map`.
     ledger      claims and results, by conditional writes
     choosing    which files, in batches
     working     a worker's side: one unit
+    warm        what workers need, imported in the process that they are forked from
     counts      what has become of the files, also before this process
     report      the table of failures, and the end of the parent job
     course      the coordinator: what is not done is submitted, taken apart and submitted again

@@ -216,7 +216,7 @@ class Bench:
                 payload.replace(file_ids=unit.files),
                 self.function,
                 timeout=self.plan.timeout,
-                settings=self.settings,
+                connection=self.connection,
                 parent=self.parent,
                 queued=True,
                 identity=run,
