@@ -257,13 +257,22 @@ class Functions:
         result: Shape | None = self._client.call("call_claim", json=body)
         return result
 
-    def host(self, root: str, host: str, slots: int, *, died: Sequence[str] = ()) -> Shape:
+    def host(
+        self, root: str, host: str, slots: int, *, alive: int = 0, died: Sequence[str] = (), wait: float = 0.0
+    ) -> Shape:
         """
-        What a host of a workflow's own workers has to know: `waits` (whether one more worker would be given a call), `holding`
-        (how many of its calls wait for calls of their own) and `open` (the workflow has not ended). `died` are names of
-        workers that are dead, or what these begin with.
+        What a host of a workflow's own workers has to know, of which `alive` are there: whether to `hire` one more, and whether
+        the workflow is `open`. `died` are names of workers that are dead, or what these begin with. Waits up to `wait`
+        seconds, at most 20, until one is to be hired.
         """
-        body = {"root": root, "host": host, "slots": slots, "died": list(died)}
+        body = {
+            "root": root,
+            "host": host,
+            "slots": slots,
+            "alive": alive,
+            "died": list(died),
+            "wait": wait,
+        }
         result: Shape = self._client.call("host_look", json=body)
         return result
 

@@ -48,7 +48,8 @@ def test_what_a_workflow_with_own_hosts_calls_is_given_to_these_alone(
     assert (made["root_job_id"], made["timeout"], made["attempts_most"]) == (job, 7, 2)
     assert functions.claim("x/1", lease=60, wait=0.5) is None
     assert functions.claim("h9/1", lease=60, wait=0, host=host(str(int(job) + 1000), name="h9/")) is None
-    assert functions.host(job, "h1/", 1) == {"waits": True, "holding": 0, "open": True}
+    assert functions.host(job, "h1/", 1) == {"hire": True, "open": True}
+    assert not functions.host(job, "h1/", 1, alive=1)["hire"]
     taken = functions.claim("h1/1", lease=60, wait=0, host=host(job))
     assert (taken["id"], taken["timeout"]) == (made["id"], 7)
 
@@ -57,14 +58,14 @@ def test_what_a_workflow_with_own_hosts_calls_is_given_to_these_alone(
     with Client(settings.url, settings.key_user, job=taken["job_id"]) as client:
         below = Functions(client).call(key, container=container)
     assert below["root_job_id"] == job
-    assert functions.host(job, "h1/", 1)["holding"] == 1
+    assert functions.host(job, "h1/", 1, alive=1)["hire"]
     assert functions.claim("h1/2", lease=60, wait=0, host=host(job))["id"] == below["id"]
     mine.call(key, container=container)
     assert functions.claim("h1/3", lease=60, wait=0, host=host(job)) is None
     assert functions.claim("h2/1", lease=60, wait=0, host=host(job, name="h2/")) is not None
 
     # Those of a host that died are free at once, and those of an ended workflow the platform's.
-    assert functions.host(job, "h2/", 1, died=["h1/1", "h2/"])["waits"]
+    assert functions.host(job, "h2/", 1, died=["h1/1", "h2/"])["hire"]
     assert functions.claim("h2/2", lease=60, wait=0, host=host(job, name="h2/")) is not None
 
 

@@ -419,11 +419,12 @@ def let_go(db: Database, call: sqlite3.Row, at: float) -> None:
     db.bell.work()
 
 
-def worker_died(db: Database, name: str) -> None:
-    """What workers held whose names begin so is free at once: they are known to be dead."""
+def worker_died(db: Database, name: str, root: int = 0) -> None:
+    """What workers held whose names begin so, of the platform or of a workflow, is free at once: they are known to be dead."""
     db.execute(
-        "UPDATE call SET lease_owner = NULL, lease_until = 0 WHERE status = ? AND substr(lease_owner, 1, ?) = ?",
-        (RUNNING, len(name), name),
+        "UPDATE call SET lease_owner = NULL, lease_until = 0"
+        " WHERE status = ? AND pool = ? AND substr(lease_owner, 1, ?) = ?",
+        (RUNNING, root, len(name), name),
     )
     db.bell.work()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import time
@@ -16,6 +17,8 @@ from libsafe_nb.local.queuecalls import LONGEST_WAIT, SELECT, UNREACHABLE, by_id
 LOOK_SECONDS = 1.0
 """Between two looks for a worker that waits for a call: what becomes due by the clock rings no bell."""
 MAX_SLOTS = 10_000
+FIRST = 0.02
+"""Seconds that those have who wait for a call before another worker is asked for."""
 LONGEST_LEASE = 3600.0
 
 
@@ -61,26 +64,41 @@ def _claimer(fields: dict[str, Any], owner: str) -> Claimer:
     return Claimer(owner, root, host, slots)
 
 
-def host_look(ask: Ask) -> dict[str, Any]:
+async def host_look(ask: Ask) -> dict[str, Any]:
     """
-    For a host of the workflow `root`: whether a call `waits` that one of its workers would be given, and how many of theirs
-    wait for calls of their own (`holding`). `died`: the names of workers that are dead, or what these begin with, whose calls
-    are then free at once. `open`: whether the workflow's job has not ended.
+    For a host of the workflow `root` that has `alive` workers: whether to `hire` another one, as a call waits that it would be
+    given, and whether the workflow is `open`; waits up to `wait` seconds until one is to be hired. `died`: the names of
+    workers of this workflow that are dead, or what these begin with; what they held is free at once.
     """
     functions.need_operator(ask)
     fields = ask.fields()
     by = _claimer(fields, "")
     if not by.root:
         raise Problem(400, "root: expected the id of a workflow's job")
+    alive = number(fields.get("alive", 0), name="alive")
     for name in fields.get("died") or []:
-        if text(name, "died", most=200).startswith(by.host):
-            queue.worker_died(ask.db, name)
-    job = ask.db.one("SELECT status FROM job WHERE id = ?", (by.root,))
-    return {
-        "waits": queue.work_waits(ask.db, by, time.time()),
-        "holding": queue.holding(ask.db, by.root, by.host),
-        "open": job is not None and job["status"] in ("QUEUED", "RUNNING"),
-    }
+        queue.worker_died(ask.db, text(name, "died", most=200), by.root)
+    deadline = time.monotonic() + seconds(fields, "wait", 0, LONGEST_WAIT)
+    while True:
+        told = {"hire": _room(ask, by, alive), "open": _open(ask, by.root)}
+        left = deadline - time.monotonic()
+        if told["hire"] or not told["open"] or left <= 0:
+            return told
+        await ask.db.bell.wait_for_work(left)
+        # A worker that waits for a call takes it first.
+        await asyncio.sleep(FIRST)
+
+
+def _room(ask: Ask, by: Claimer, alive: int) -> bool:
+    """Whether another worker would have work. One whose call waits for calls of its own is none of the host's places."""
+    return alive < by.slots + queue.holding(ask.db, by.root, by.host) and queue.work_waits(
+        ask.db, by, time.time()
+    )
+
+
+def _open(ask: Ask, root: int) -> bool:
+    job = ask.db.one("SELECT status FROM job WHERE id = ?", (root,))
+    return job is not None and job["status"] in ("QUEUED", "RUNNING")
 
 
 def _out_of_reach(ask: Ask, row: sqlite3.Row) -> bool:
@@ -118,6 +136,7 @@ def _order(ask: Ask, row: sqlite3.Row) -> dict[str, Any]:
         **by_id(ask, row["id"]),
         "timeout": row["timeout"] if row["timeout"] is not None else function["timeout"],
         "parent": _parent(ask, row),
+        "job_status": ask.db.one("SELECT status FROM job WHERE id = ?", (row["job_id"],))[0],
         "published": {
             "id": str(function["id"]),
             "key": function["key"],
