@@ -88,6 +88,11 @@ class Hiring:
         """Whether another may be started by now."""
         return time.monotonic() >= self._not_before
 
+    def prepare(self) -> None:
+        """Have what workers need imported by the time that the first one is hired."""
+        with contextlib.suppress(OSError):
+            self._line = self._line or self._open()
+
     def hire(self) -> None:
         """Start another one."""
         try:

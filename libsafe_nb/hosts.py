@@ -183,6 +183,7 @@ class Host:
                 died=lambda pid: self._dead.append(f"{self._name}{pid}/"),
             )
             try:
+                hiring.prepare()
                 while not ended.is_set():
                     hiring.reap()
                     if not self._look(hiring, ended):
