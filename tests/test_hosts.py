@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_function
+from conftest import takes, write_function
 from engine_runs import wait_for
 from test_run import command_environment
 
@@ -30,7 +30,7 @@ assert ["completed"] * 2 == [each.result().status for each in calls]
 @pytest.fixture
 def nested(publish, tmp_path):
     """A workflow of two calls, one of which calls likewise; its path and parameters."""
-    parameters = "depth: int = 0\nleaf: str = ''\nnested: str = ''"
+    parameters = takes("depth", "leaf", "nested")
     leaf, key = publish("print(1)"), publish(NESTED, parameters=parameters)
     path = write_function(tmp_path / "workflow.ipynb", NESTED, parameters=parameters)
     return path, {"depth": 1, "leaf": leaf, "nested": key}

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import write_function
+from conftest import takes, write_function
 
 import libsafe_nb
 
@@ -13,7 +13,7 @@ CALLS, WIDE, DEEP = 1000, 200, 20
 CHAIN = """
 import libsafe_nb
 given = json_sample["function_params"]
-left = given.get("left", 0)
+left = given.get("left") or 0
 if left:
     found = libsafe_nb.call(given["chain"], params={"left": left - 1, "chain": given["chain"]}).result()
     assert found.status == "completed", found
@@ -41,7 +41,7 @@ def resident():
 def test_a_thousand_calls_end_without_a_deadlock_and_in_flat_memory(
     publish, tmp_path, functions, container, platform, workers
 ):
-    leaf, chain = publish("print(1)"), publish(CHAIN)
+    leaf, chain = publish("print(1)"), publish(CHAIN, parameters=takes("left", "chain"))
     source = f"""
 import libsafe_nb
 deep = libsafe_nb.call({chain!r}, params={{"left": {DEEP - 1}, "chain": {chain!r}}})
