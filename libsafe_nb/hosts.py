@@ -63,10 +63,12 @@ class Hosts:
         self._own: Connection | None = None
         self._cluster: Any = None
         self._job = ""
+        # A cluster may have hosts of several workflows: this one's names begin so.
+        self._group = uuid.uuid4().hex
         if dask is not None:
             from libsafe_nb.cluster import Cluster
 
-            self._cluster = Cluster(dask, workers=workers, cancel=(dismiss, ""))
+            self._cluster = Cluster(dask, workers=workers, cancel=(dismiss, self._group))
 
     @property
     def wanted(self) -> bool:
@@ -74,10 +76,18 @@ class Hosts:
         return self._workers is not None or self._dask is not None
 
     def begin(self, job: str) -> None:
-        """Before the first call of this job's run."""
+        """
+        Before the first call of this job's run.
+
+        Raises
+        ------
+        Forbidden
+            The run's key is not one with which calls can be claimed.
+        """
         if not self.wanted:
             return
         self._job = job
+        Functions(self._connection.client).host(job, f"{self._group}/", 1)
         self._connection.client.call("job_update", job=job, json={"hosts": "own"})
         self._own = self._connection.within(BUDGET)
         what = self._on_a_cluster if self._cluster is not None else self._here
@@ -99,7 +109,7 @@ class Hosts:
     def _here(self) -> None:
         assert self._own is not None
         platform = self._own.platform_file
-        host = Host(self._own, self._job, f"{uuid.uuid4().hex}/", self._workers or 1, platform, self._say)
+        host = Host(self._own, self._job, f"{self._group}/", self._workers or 1, platform, self._say)
         host.serve(self._ended)
 
     def _on_a_cluster(self) -> None:
@@ -113,7 +123,7 @@ class Hosts:
                 self._lost(functions, lodged.pop(future), future)
             with contextlib.suppress(LibsafeError):
                 while len(lodged) < self._cluster.most() and not self._ended.is_set():
-                    name = uuid.uuid4().hex
+                    name = f"{self._group}-{uuid.uuid4().hex[:8]}"
                     lodged[self._cluster.submit(lodge, self._job, name, platform)] = name
         # They see by the job that it is over.
         deadline = time.monotonic() + PATIENCE
@@ -214,7 +224,8 @@ class Host:
 MANY = 1_000_000
 """As many workers as no host has: nothing is to be hired."""
 
-_DISMISSED: set[threading.Event] = set()
+_LODGED: dict[threading.Event, str] = {}
+"""The hosts of this process, with their names."""
 
 
 def lodge(job: str, name: str, platform: str | None) -> None:
@@ -226,7 +237,7 @@ def lodge(job: str, name: str, platform: str | None) -> None:
     """
     settings = settings_.from_platform_file(Path(platform)) if platform else None
     ended = threading.Event()
-    _DISMISSED.add(ended)
+    _LODGED[ended] = name
     try:
         with contextlib.closing(connect(settings=settings)) as first:
             connection = first.within(BUDGET)
@@ -240,10 +251,11 @@ def lodge(job: str, name: str, platform: str | None) -> None:
                 own = f"{name}.{uuid.uuid4().hex[:8]}/"
                 Host(connection, job, own, 1, platform, say).serve(ended, before=f"{name}.")
     finally:
-        _DISMISSED.discard(ended)
+        del _LODGED[ended]
 
 
 def dismiss(group: str) -> None:
-    """End the hosts of this process; returns at once."""
-    for ended in list(_DISMISSED):
-        ended.set()
+    """End the hosts of this process whose names begin so; returns at once."""
+    for ended, name in list(_LODGED.items()):
+        if name.startswith(group):
+            ended.set()

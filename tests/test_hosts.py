@@ -14,6 +14,7 @@ from test_run import command_environment
 
 import libsafe_nb
 from libsafe_nb import recover
+from libsafe_nb.client import Client
 from libsafe_nb.errors import UsageError
 
 NESTED = """
@@ -149,3 +150,18 @@ def test_a_lost_worker_of_a_cluster_is_a_host_again(slow, functions, container, 
 def test_a_number_of_workers_that_is_none_is_refused(slow, container, platform):
     with pytest.raises(UsageError, match="--workers: expected a number from 1, got 0"):
         libsafe_nb.run(None, slow[1], container=container, settings=platform.settings, workers=0)
+
+
+def test_who_may_not_claim_calls_is_told_before_the_first_cell(slow, platform):
+    _, path, begun = slow
+    with Client(platform.settings.url, platform.settings.key_root) as root:
+        made = root.create_user("somebody else")
+    theirs = dataclasses.replace(platform.settings, key_user=made["key"], key_root=None)
+    with Client(theirs.url, theirs.key_user) as client:
+        container = client.create_container("theirs")["id"]
+        client.grant(container, "1")
+    run = libsafe_nb.run(None, path, container=container, settings=theirs, workers=1)
+
+    assert (run.status, run.error["type"]) == ("errored", "Forbidden")
+    assert "the platform's own user" in run.error["message"]
+    assert not begun.exists()
