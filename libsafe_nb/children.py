@@ -353,6 +353,12 @@ class Children:
         if code is not None:
             function, version = self._by_path(client, code)
         self._refuse_more(function)
+        named = [each["call"] for each in (*files, *scraps) if not isinstance(each, str)]
+        for each in (*named, *after):
+            if self._holding.get(each) is None:
+                raise UsageError(
+                    f"call of {function}: it refers to a call of another run or process ({each})"
+                )
         with self._lock:
             if self._made >= MOST:
                 raise UsageError(
@@ -376,9 +382,6 @@ class Children:
             reuse,
             on_failure,
         )
-        for key in draft.before:
-            if self._holding.get(key) is None:
-                raise UsageError(f"call of {function}: it refers to a call of another run or process ({key})")
         making = _Making(self, client, draft)
         held = Held(
             draft.key, number, function, draft.before, on_failure == "stop", making.start, dict(_NOT_MADE)

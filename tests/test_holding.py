@@ -291,7 +291,7 @@ def test_outside_a_run_this_process_holds_back(place, platform, monkeypatch):
     [
         (
             {"params": {"x": "a" * 1024 * 1024}},
-            "params: expected at most 1,048,576 bytes as JSON, got 1,048,587",
+            "params: expected at most 1,048,576 bytes as JSON, got 1,048,585",
         ),
         ({"params": {"x": references.Outputs("k")}}, "a call's outputs are files"),
         ({"params": {"x": [references.Scraps("k")]}}, "params: x.0: expected one scrap, by its name"),
