@@ -92,6 +92,11 @@ class Node:
         return min(map(_tone, self.counts or (self.status,)), key=_WORST.index)
 
     @property
+    def label(self) -> str:
+        """The number by which others name it, in their `after` too; empty where it has none."""
+        return "" if self.number is None else self.id
+
+    @property
     def mark(self) -> str:
         return "↺" if self.reused else STATES.get(self.status, ("", "?", ""))[1]
 

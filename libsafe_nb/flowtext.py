@@ -79,9 +79,9 @@ def _together(nodes: Sequence[Node], told: int) -> list[Node]:
 
 
 def _line(node: Node) -> str:
-    number = f"{node.id}  " if node.number is not None else ""
     used = ", ".join(node.after[:8]) + (" …" if len(node.after) > 8 else "")
     told = [
+        node.label,
         node.function,
         node.words if node.counts else f"{node.mark} {node.words}",
         duration(node.seconds) if node.seconds is not None else "",
@@ -91,4 +91,4 @@ def _line(node: Node) -> str:
         f"({node.problem})" if node.problem else "",
         node.evidence if node.evidence and not node.counts else "",
     ]
-    return number + "  ".join(filter(None, told))
+    return "  ".join(filter(None, told))

@@ -65,6 +65,11 @@ class Live(flow.Node):
     progress: float | None = None
 
     @property
+    def label(self) -> str:
+        """None: a record numbers calls as its run asked for them, which the queue does not know."""
+        return ""
+
+    @property
     def words(self) -> str:
         done = "" if self.progress is None or self.status != "underway" else f" {self.progress:.0%}"
         return super().words + done
@@ -145,7 +150,7 @@ class Following:
             id="root" if is_root else row["id"],
             function=row["function"],
             status=LIVE.get(outcome, outcome),
-            # What can be told together with others; the line shows none.
+            # It is a call, that can be told together with others.
             number=None if is_root else int(row["id"]),
             # One that is called from where the user may not look hangs on the root.
             caller=None if is_root else row["caller"] if row["caller"] in self.calls else "root",
