@@ -309,7 +309,7 @@ def test_a_tree_fits_the_terminal():
         found.calls[str(number)] = {**row, "id": str(number), "caller": None, **about}
     tall, low = (following.fitting(found.nodes(), most) for most in (60, 10))
 
-    assert tall[1].endswith("f1 ×100  2 running, 98 queued")
+    assert tall[1].endswith("f1 ×100  3 running, 97 queued")
     assert sum("✗ failed" in line for line in tall) == 8
     assert sum("▸ running 50%  10.0 s" in line for line in tall) == 9
     # What failed comes first.
