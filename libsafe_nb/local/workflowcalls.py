@@ -30,7 +30,8 @@ WITH RECURSIVE below(id, caller) AS (
 CHANGED = """
   SELECT id FROM call WHERE status = 'running'
   UNION ALL SELECT id FROM call WHERE status = 'queued' AND not_before > 0
-  UNION ALL SELECT id FROM call WHERE status IN ('completed', 'failed', 'cancelled') AND date_end >= :since
+  UNION ALL SELECT id FROM call INDEXED BY call_ended
+    WHERE status IN ('completed', 'failed', 'cancelled') AND date_end >= :since
   UNION ALL SELECT id FROM call WHERE status = 'dead' AND date_end >= :since"""
 COLUMNS = """
 c.id, c.status, c.attempts, c.error AS told, f.key, j.id AS job_id, j.container_id, j.name, j.function_key, j.progress,
