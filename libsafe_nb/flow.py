@@ -34,10 +34,10 @@ STATES = {
     "reused": ("good", "↺", "reused"),
     "queued": ("idle", "…", "still queued"),
     "running": ("idle", "…", "still running"),
-    "waiting": ("idle", "…", "queued"),
-    "underway": ("idle", "▸", "running"),
     "asked": ("idle", "?", "no answer known"),
     "not run": ("idle", "○", "not run"),
+    "waiting": ("idle", "…", "queued"),
+    "underway": ("idle", "▸", "running"),
 }
 """
 Of a status the tone in which it is drawn, its mark and its words; `reused` is none of a call, but of those in a group, and

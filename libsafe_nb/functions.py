@@ -171,16 +171,6 @@ class Functions:
         result: Shape = self._client.call("call_get", call=call)
         return result
 
-    def workflow(self, **of: str) -> Shape:
-        """
-        A run and all that it called, as it is now: `root`, `calls`, `now`, and `after`, `since` and `more` for the next look.
-
-        `of` is `job`, `run` or `function`, by default the newest that runs, and `after` and `since` of the look before: then
-        only calls that are new or may have changed are told.
-        """
-        result: Shape = self._client.call("workflow_get", params=of)
-        return result
-
     def job(self, job: str) -> Job:
         """The job of a call: its `progress` from 0 to 1 (None when it has not said), when it started, and its state."""
         return self._client.job(job)
@@ -191,6 +181,16 @@ class Functions:
 
     def prioritise(self, call: str, priority: int) -> Shape:
         result: Shape = self._client.call("call_update", call=call, json={"priority": priority})
+        return result
+
+    def workflow(self, **of: str) -> Shape:
+        """
+        A run and all that it called, as it is now: `root`, `calls`, `now`, and `after`, `since` and `more` for the next look.
+
+        `of` is `job`, `run` or `function`, by default the newest that runs, and `after` and `since` of the look before: then
+        only calls that are new or may have changed are told.
+        """
+        result: Shape = self._client.call("workflow_get", params=of)
         return result
 
     def requeue(self, call: str) -> Shape:
