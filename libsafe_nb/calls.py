@@ -315,6 +315,25 @@ def call(
     return Call(made["key"], name, made["container"], told)
 
 
+def earlier(handle: str) -> Call:
+    """
+    A call that another process made: inside a run by its `key`, of the same run; anywhere else by the platform's number.
+
+    Raises
+    ------
+    NotFound, UsageError
+        There is none.
+    """
+    if os.environ.get(door.VARIABLE):
+        found = _knock("call_known", call=handle)
+        return Call(handle, found["function"], found["container"])
+    from libsafe_nb.interactive.payload import for_call
+
+    # It has its container already; that of the session, which may have none, is not asked for.
+    found = _of_process(for_call("0")[0]).adopt(handle)
+    return Call(handle, found["function"], found["container"], {"call": handle, "job": found["job"]})
+
+
 def gather(*calls: Call, timeout: float | None = None, return_failures: bool = False) -> list[Called]:
     """
     Wait for the end of several calls; how each ended, in the order in which they are given.
