@@ -287,15 +287,14 @@ class Children:
         self._last: dict[str, tuple[str, Shape]] = {}
         self._unread: set[str] = set()
         self._away = False
+        self._paused = threading.Event()
         self._wrote: dict[str, list[Shape]] = {}
         """By a call's key all that it wrote."""
         self._versions: dict[tuple[str, str], int] = {}
         """Of functions that were called by their path, by key and digest."""
         self._publishing = threading.Lock()
         self._holding = Holding(
-            ends=lambda calls, seconds, question: Functions(self._client()).ended(
-                calls, wait=seconds, question=question
-            ),
+            ends=self._ends,
             wake=lambda question: Functions(self._client()).hurry(question),
             look=lambda call: self._seen(call, look),
             cancel=lambda call: self._seen(call, cancel),
@@ -568,6 +567,16 @@ class Children:
 
     # Looked after
 
+    def _ends(self, calls: Sequence[str], seconds: float, question: str) -> Sequence[str]:
+        try:
+            return Functions(self._client()).ended(calls, wait=seconds, question=question)
+        except Unreachable:
+            raise
+        except PlatformError:
+            # One that knows no such question is asked about each, not more often than it takes to answer.
+            self._paused.wait(1.0)
+            return calls
+
     def _seen(self, call: str, what: Callable[[Client, str], Shape]) -> Shape:
         found = what(self._client(), call)
         with self._lock:
@@ -640,6 +649,7 @@ class Children:
 
     def close(self) -> None:
         """Look after no call any more."""
+        self._paused.set()
         self._holding.close()
 
 

@@ -49,7 +49,7 @@ class Functions:
 
         `name` is the file's, whose extension says how it is read: equal bytes that are read otherwise are a new version.
         """
-        body = {
+        body: Shape = {
             "key": key,
             "content": base64.b64encode(data).decode(),
             "name": name,

@@ -342,7 +342,8 @@ class Holding:
                 ended = self._ends(calls, SHORT if soon else LONG, question) if calls else ()
                 for call in ended:
                     self._take_end(call)
-            except LibsafeError:
+            except Exception:
+                # Whatever it is, and be it a fault of ours: those who wait for an end are not left alone.
                 self._closing.wait(AGAIN)
                 continue
             finally:
