@@ -32,6 +32,7 @@ from libsafe_nb.errors import (
     RunFailed,
     UsageError,
 )
+from libsafe_nb.functions import key_by_path
 from libsafe_nb.models import describe
 from libsafe_nb.references import Outputs, Scraps
 
@@ -298,7 +299,7 @@ def call(
         if version is not None:
             raise UsageError(f"version: {name} is a path, and what lies there is its only version")
         order["code"] = _code(name)
-        name = references.key_of(order["code"]["name"])
+        name = key_by_path(order["code"]["name"])
     others.has_begun()
     if os.environ.get(door.VARIABLE):
         made = _knock("call", function=name, container=_id(container), **order)

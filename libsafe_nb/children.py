@@ -14,10 +14,10 @@ import base64
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from libsafe_nb import declared, errors, evidence, linkage, record, references
 from libsafe_nb.compat.writing import refuse
@@ -34,7 +34,7 @@ from libsafe_nb.errors import (
     Unreachable,
     UsageError,
 )
-from libsafe_nb.functions import Functions
+from libsafe_nb.functions import Functions, key_by_path
 from libsafe_nb.holding import FULL, Held, Holding, said
 from libsafe_nb.recordedcalls import (
     ENDED,
@@ -187,7 +187,11 @@ def _has_functions(functions: Functions) -> bool:
 
 def look(client: Client, call: str) -> Shape:
     """What became of a call: `status`, `job`, `version` and, once it has ended, `run`, `evidence`, `error` and `scraps`."""
-    found = Functions(client).get_call(call)
+    return _seen(client, Functions(client).get_call(call))
+
+
+def _seen(client: Client, found: Shape, job: Mapping[str, Any] | None = None) -> Shape:
+    """As `look`, of a call that the platform has told; asked for its job if that was not told."""
     told: Shape = {
         "status": found["status"],
         "job": found["job_id"],
@@ -197,7 +201,7 @@ def look(client: Client, call: str) -> Shape:
     }
     if found["status"] not in ENDED:
         return told
-    job = client.job(found["job_id"])
+    job = cast("Mapping[str, Any]", client.job(found["job_id"])) if job is None else job
     result = job["result"]
     result = result if isinstance(result, dict) else {}
     error = in_order(result.get("error"))
@@ -208,7 +212,8 @@ def look(client: Client, call: str) -> Shape:
         "run": result.get("run"),
         "started": _moment(job["date_start"]),
         "ended": _moment(job["date_end"]),
-        "evidence": result.get("evidence") or _evidence(client, found["job_id"]),
+        "evidence": result.get("evidence")
+        or (job["evidence"] if "evidence" in job else _evidence(client, found["job_id"])),
         "error": error,
         "scraps": result.get("scraps") or {},
     }
@@ -287,7 +292,6 @@ class Children:
         self._last: dict[str, tuple[str, Shape]] = {}
         self._unread: set[str] = set()
         self._away = False
-        self._paused = threading.Event()
         self._wrote: dict[str, list[Shape]] = {}
         """By a call's key all that it wrote."""
         self._versions: dict[tuple[str, str], int] = {}
@@ -296,7 +300,6 @@ class Children:
         self._holding = Holding(
             ends=self._ends,
             wake=lambda question: Functions(self._client()).hurry(question),
-            look=lambda call: self._seen(call, look),
             cancel=lambda call: self._seen(call, cancel),
             tell=lambda held, found: self._tell({"kind": "child", "key": held.key, **_kept(found)}),
         )
@@ -351,6 +354,12 @@ class Children:
         if code is not None:
             function, version = self._by_path(client, code)
         self._refuse_more(function)
+        named = [each["call"] for each in (*files, *scraps) if not isinstance(each, str)]
+        for each in (*named, *after):
+            if self._holding.get(each) is None:
+                raise UsageError(
+                    f"call of {function}: it refers to a call of another run or process ({each})"
+                )
         with self._lock:
             if self._made >= MOST:
                 raise UsageError(
@@ -374,9 +383,6 @@ class Children:
             reuse,
             on_failure,
         )
-        for key in draft.before:
-            if self._holding.get(key) is None:
-                raise UsageError(f"call of {function}: it refers to a call of another run or process ({key})")
         making = _Making(self, client, draft)
         held = Held(
             draft.key,
@@ -423,7 +429,7 @@ class Children:
 
     def _by_path(self, client: Callable[[], Client], code: Mapping[str, str]) -> tuple[str, int | None]:
         """Key and version of a function that is called by its path; its bytes are read once, and published."""
-        key = references.key_of(code["name"])
+        key = key_by_path(code["name"])
         if self._recorded is not None:
             return key, None
         data = self._code(code)
@@ -567,18 +573,16 @@ class Children:
 
     # Looked after
 
-    def _ends(self, calls: Sequence[str], seconds: float, question: str) -> Sequence[str]:
-        try:
-            return Functions(self._client()).ended(calls, wait=seconds, question=question)
-        except Unreachable:
-            raise
-        except PlatformError:
-            # One that knows no such question is asked about each, not more often than it takes to answer.
-            self._paused.wait(1.0)
-            return calls
+    def _ends(self, calls: Sequence[str], seconds: float, question: str) -> Iterator[tuple[str, Shape]]:
+        client = self._client()
+        for each in Functions(client).look(calls, ended=True, wait=seconds, question=question):
+            yield each["id"], self._saw(each["id"], _seen(client, each, each["job"]))
 
     def _seen(self, call: str, what: Callable[[Client, str], Shape]) -> Shape:
-        found = what(self._client(), call)
+        return self._saw(call, what(self._client(), call))
+
+    def _saw(self, call: str, found: Shape) -> Shape:
+        """Note what has become of a call, if it is news."""
         with self._lock:
             key, before = self._last.get(call, ("", {}))
             unread = call in self._unread
@@ -649,7 +653,6 @@ class Children:
 
     def close(self) -> None:
         """Look after no call any more."""
-        self._paused.set()
         self._holding.close()
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from libsafe_nb.errors import LibsafeError, NotFound, StorageUnreachable, Unreachable
+from libsafe_nb.errors import LibsafeError, StorageUnreachable, Unreachable
 from libsafe_nb.recordedcalls import ENDED
 
 LONG, SHORT = 10.0, 0.2
@@ -84,12 +84,10 @@ class Holding:
     Parameters
     ----------
     ends
-        Which of these calls, by the platform's numbers, are open no more; it may wait for so many seconds. The last is a
-        name for this question.
+        Of these calls, by the platform's numbers, those that have ended, each with what became of it; it may wait for so many
+        seconds. The last is a name for this question.
     wake
         Has the question of this name answered at once; from another thread, and perhaps before it has arrived.
-    look
-        What became of a call of the platform's number.
     tell
         Where it is told what became of a call that the platform was not asked for, or would not take.
     cancel
@@ -99,13 +97,12 @@ class Holding:
     def __init__(
         self,
         *,
-        ends: Callable[[Sequence[str], float, str], Iterable[str]],
+        ends: Callable[[Sequence[str], float, str], Iterable[tuple[str, Shape]]],
         wake: Callable[[str], None],
-        look: Callable[[str], Shape],
         tell: Callable[[Held, Shape], None],
         cancel: Callable[[str], Shape],
     ) -> None:
-        self._ends, self._wake, self._look, self._tell, self._cancel = ends, wake, look, tell, cancel
+        self._ends, self._wake, self._tell, self._cancel = ends, wake, tell, cancel
         self._changed = threading.Condition()
         self._calls: dict[str, Held] = {}
         self._open: dict[str, Held] = {}
@@ -340,8 +337,10 @@ class Holding:
                 self._question = None if soon else question
             try:
                 ended = self._ends(calls, SHORT if soon else LONG, question) if calls else ()
-                for call in ended:
-                    self._take_end(call)
+                for call, found in ended:
+                    held = self.of_call(call)
+                    if held is not None:
+                        self.end(held, found)
             except Exception:
                 # Whatever it is, and be it a fault of ours: those who wait for an end are not left alone.
                 self._closing.wait(AGAIN)
@@ -349,18 +348,6 @@ class Holding:
             finally:
                 self._question = None
             self._try_again(pause=not calls)
-
-    def _take_end(self, call: str) -> None:
-        held = self.of_call(call)
-        if held is None:
-            return
-        try:
-            found = self._look(call)
-        except NotFound as exc:
-            # The platform keeps ended calls for some time only.
-            found = {"status": "dead", "error": {"type": "NotFound", "message": str(exc), "cell_id": None}}
-        if found["status"] in ENDED:
-            self.end(held, found)
 
     def _try_again(self, *, pause: bool) -> None:
         with self._changed:

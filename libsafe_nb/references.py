@@ -11,7 +11,6 @@ Both name the call by its key. In `params` each stands in a place of its own, to
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -129,12 +128,6 @@ def fitting(outputs: Iterable[Mapping[str, Any]], pattern: str | None) -> list[M
         for (_, path), each in last.items()
         if pattern is None or fnmatchcase(path, pattern) or fnmatchcase(path[1:], pattern)
     ]
-
-
-def key_of(name: str) -> str:
-    """The key of a function that is called by its path, made of its file's name."""
-    stem = re.sub(r"[^a-z0-9._-]+", "-", name.lower().rpartition(".")[0]).strip("-._")
-    return f"by-path.{stem or 'function'}"[:100]
 
 
 def slashed(path: Any) -> str:
