@@ -35,7 +35,7 @@ from libsafe_nb.errors import (
     UsageError,
 )
 from libsafe_nb.functions import Functions, key_by_path
-from libsafe_nb.holding import FULL, Held, Holding, said
+from libsafe_nb.holding import FULL, LONGEST_WAIT, MOST, Held, Holding, said
 from libsafe_nb.recordedcalls import (
     ENDED,
     FACTS,
@@ -55,10 +55,6 @@ if TYPE_CHECKING:
 
 EVIDENCE = "evidence: "
 """How the job's message begins that says where its evidence is."""
-MOST = 10_000
-"""Calls that one run may make."""
-LONGEST_WAIT = 60.0
-"""Seconds after which whoever waits for a call's end asks again."""
 PATHS = 1000
 """Files whose ids are asked for at once."""
 

@@ -94,7 +94,8 @@ def test_a_bash_function_has_calls_use_what_others_made(run, keys, stored, tmp_p
     assert (text["id"], text["path"]) == (lines[1][0], "/out/b.txt")
     assert told[3] == "12\n"
     assert re.match(
-        rf"call \d+  {keys['fail']}  FAILED  job \d+  ValueError: no  libsafe://\S+\nexit 1\n", told[4]
+        rf"call \d+  {keys['fail']}  FAILED  job \d+  cell \w+: ValueError: no  libsafe://\S+\nexit 1\n",
+        told[4],
     )
     assert re.match(rf"{keys['count']}  CANCELLED  .*{keys['fail']}.*\nexit 130\n", told[5])
     assert "nosuch-function" in told[6]
