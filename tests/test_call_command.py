@@ -165,7 +165,7 @@ def test_the_end_is_the_called_runs(command, keys, functions):
         ("nosuch", "nosuch"),
         ("nosuch.ipynb", "no such"),
         ("COUNT in", "expected ids, paths with a leading slash"),
-        ("COUNT /nope", "/nope"),
+        ("COUNT /nope", "no file or folder nope"),
         ("COUNT @99999999", "there is no call 99999999"),
         ("COUNT --param x=@12", "expected CALL.NAME"),
         ("COUNT --param y=1", "'y'"),
