@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 WINDOW = 60.0
 """Seconds over which rates are taken."""
+SHARE = 4
+"""So many times as long as a look took nothing is asked, so that it is no burden."""
 SHOWN = 8
 """Of running jobs and of failures."""
 FUNCTIONS = 12
@@ -193,22 +196,47 @@ def watch(
     replaces itself there is of no use in a file.
     """
     from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
 
     console, rates = console or Console(), Rates()
     if once or not console.is_terminal:
         seen = look(functions)
         console.print(render(seen, rates.add(seen)))
         return
-    with (
-        Live(console=console, screen=True, auto_refresh=False) as live,
-        contextlib.suppress(KeyboardInterrupt),
-    ):
-        while True:
+
+    def draw() -> tuple[RenderableType, bool]:
+        seen = look(functions)
+        return render(seen, rates.add(seen)), True
+
+    with contextlib.suppress(KeyboardInterrupt):
+        redraw(draw, console=console, every=every)
+
+
+def redraw(
+    draw: Callable[[], tuple[RenderableType, bool]], *, console: Console, every: float, screen: bool = True
+) -> None:
+    """
+    Show what `draw` gives, in place, until it says that it was the last. While the platform is away, that is shown.
+
+    Parameters
+    ----------
+    every
+        Seconds between two looks; more where a look takes long.
+    screen
+        On the whole screen, which then comes back as it was; else below what is there, and it is taken away in the end.
+    """
+    from rich.live import Live
+    from rich.text import Text
+
+    going = True
+    with Live(
+        console=console, screen=screen, transient=not screen, auto_refresh=False, vertical_overflow="crop"
+    ) as live:
+        while going:
+            began = time.monotonic()
             try:
-                seen = look(functions)
-                live.update(render(seen, rates.add(seen)), refresh=True)
+                shown, going = draw()
             except PlatformError as exc:
-                live.update(Text(f"the platform does not answer: {exc}"), refresh=True)
-            time.sleep(every)
+                shown = Text(f"the platform does not answer: {exc}")
+            live.update(shown, refresh=True)
+            if going:
+                time.sleep(max(every, SHARE * (time.monotonic() - began)))

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from libsafe_nb import children, door, recordedcalls, references
+from libsafe_nb import door, recordedcalls, references
 from libsafe_nb.compat import others
 from libsafe_nb.errors import (
     DependencyFailed,
@@ -32,11 +32,14 @@ from libsafe_nb.errors import (
     RunFailed,
     UsageError,
 )
-from libsafe_nb.functions import key_by_path
+from libsafe_nb.holding import LONGEST_WAIT, MOST
 from libsafe_nb.models import describe
 from libsafe_nb.references import Outputs, Scraps
 
+# `children`, `functions` and `connection` are imported where they are used: they bring the ways to a platform, and a cell in a
+# run, or a shell's command, only knocks at its runner's door.
 if TYPE_CHECKING:
+    from libsafe_nb.children import Children
     from libsafe_nb.connection import Connection
 
 ANSWER = 180.0
@@ -170,7 +173,7 @@ class Call:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = children.LONGEST_WAIT if deadline is None else max(0.0, deadline - time.monotonic())
+            left = LONGEST_WAIT if deadline is None else max(0.0, deadline - time.monotonic())
             found = self._ask("call_wait", seconds=left)
             if found["status"] in recordedcalls.OVER:
                 break
@@ -298,22 +301,43 @@ def call(
     if is_path(name):
         if version is not None:
             raise UsageError(f"version: {name} is a path, and what lies there is its only version")
+        from libsafe_nb.functions import key_by_path
+
         order["code"] = _code(name)
         name = key_by_path(order["code"]["name"])
     others.has_begun()
     if os.environ.get(door.VARIABLE):
         made = _knock("call", function=name, container=_id(container), **order)
     else:
-        # Imported here: it brings the ways to find a platform, and a kernel in a run needs none.
+        from libsafe_nb.children import refuse_keys
         from libsafe_nb.interactive.payload import for_call
 
         connection, where, secrets = for_call(_id(container))
-        children.refuse_keys(secrets, name, params if not order["scraps"] else order["params"])
+        refuse_keys(secrets, name, params if not order["scraps"] else order["params"])
         made = _of_process(connection).make(
             lambda: connection.client, function=name, container=where, **order
         )
     told = {each: made[each] for each in ("call", "job") if made.get(each) is not None}
     return Call(made["key"], name, made["container"], told)
+
+
+def earlier(handle: str) -> Call:
+    """
+    A call that another process made: inside a run by its `key`, of the same run; anywhere else by the platform's number.
+
+    Raises
+    ------
+    NotFound, UsageError
+        There is none.
+    """
+    if os.environ.get(door.VARIABLE):
+        found = _knock("call_known", call=handle)
+        return Call(handle, found["function"], found["container"])
+    from libsafe_nb.interactive.payload import for_call
+
+    # It has its container already; that of the session, which may have none, is not asked for.
+    found = _of_process(for_call("0")[0]).adopt(handle)
+    return Call(handle, found["function"], found["container"], {"call": handle, "job": found["job"]})
 
 
 def gather(*calls: Call, timeout: float | None = None, return_failures: bool = False) -> list[Called]:
@@ -371,9 +395,9 @@ def map_call(function: str | os.PathLike[str], files: Any, *, each: int = 1, **o
             "files: how many files a call writes is known when it has ended; give map_call its result().outputs"
         )
     groups = [named[start : start + each] for start in range(0, len(named), each)]
-    if len(groups) > children.MOST:
+    if len(groups) > MOST:
         raise UsageError(
-            f"files: expected at most {children.MOST:,} calls of one run, got {len(groups):,}; give each more files"
+            f"files: expected at most {MOST:,} calls of one run, got {len(groups):,}; give each more files"
         )
     return [call(function, files=group, **options) for group in groups]
 
@@ -481,12 +505,12 @@ def _knock(what: str, **fields: Any) -> dict[str, Any]:
 
 
 _lock = threading.Lock()
-_ours: dict[tuple[int, str], children.Children] = {}
+_ours: dict[tuple[int, str], Children] = {}
 """By process and platform: a forked process looks after its own."""
 _latest: list[Connection] = []
 
 
-def _of_process(connection: Connection | None = None) -> children.Children:
+def _of_process(connection: Connection | None = None) -> Children:
     """The calls of this process, which is no run; of the platform that it asked last, if none is given."""
     from libsafe_nb.interactive.payload import for_call
 
@@ -503,12 +527,13 @@ def _of_process(connection: Connection | None = None) -> children.Children:
         return _ours[where]
 
 
-def _new(connection: Connection) -> children.Children:
+def _new(connection: Connection) -> Children:
     from libsafe_nb import publishing
+    from libsafe_nb.children import Children
     from libsafe_nb.redact.matching import SecretSet
     from libsafe_nb.secrets import Secret
 
-    made = children.Children(
+    made = Children(
         lambda: connection.client,
         run=f"session-{uuid.uuid4()}",
         container="",
@@ -525,6 +550,6 @@ def _new(connection: Connection) -> children.Children:
     return made
 
 
-def _last_calls(process: int, calls: children.Children) -> None:
+def _last_calls(process: int, calls: Children) -> None:
     if process == os.getpid():
         calls.wait_for_held()

@@ -35,7 +35,7 @@ from libsafe_nb.errors import (
     UsageError,
 )
 from libsafe_nb.functions import Functions, key_by_path
-from libsafe_nb.holding import FULL, Held, Holding, said
+from libsafe_nb.holding import FULL, LONGEST_WAIT, MOST, Held, Holding, said
 from libsafe_nb.recordedcalls import (
     ENDED,
     FACTS,
@@ -55,10 +55,6 @@ if TYPE_CHECKING:
 
 EVIDENCE = "evidence: "
 """How the job's message begins that says where its evidence is."""
-MOST = 10_000
-"""Calls that one run may make."""
-LONGEST_WAIT = 60.0
-"""Seconds after which whoever waits for a call's end asks again."""
 PATHS = 1000
 """Files whose ids are asked for at once."""
 
@@ -305,6 +301,7 @@ class Children:
         )
         self.known: dict[str, Callable[..., Any]] = {
             "call": self._call,
+            "call_known": self._known,
             "call_get": self._get,
             "call_wait": self._wait,
             "call_cancel": self._cancel,
@@ -384,7 +381,13 @@ class Children:
         )
         making = _Making(self, client, draft)
         held = Held(
-            draft.key, number, function, draft.before, on_failure == "stop", making.start, dict(_NOT_MADE)
+            draft.key,
+            number,
+            function,
+            draft.before,
+            on_failure == "stop",
+            making.start,
+            {**_NOT_MADE, "container": draft.container},
         )
         if self._recorded is None and not all(self._find(key).state == "ended" for key in draft.before):
             making.tell_held()
@@ -462,6 +465,28 @@ class Children:
             raise NotebookError(f"{address}: there is no such notebook", notebook=address) from exc
 
     # Asked about
+
+    def adopt(self, call: str) -> Shape:
+        """Look after a call that another process made, by the platform's number, as after one of its own; its key is the number."""
+        found = Functions(self._client()).get_call(call)
+        about = {"call": call, "function": found["function"], "container": found["container_id"]}
+        if not self.has(call):
+            with self._lock:
+                self._made += 1
+                number = self._made
+
+            def start() -> Shape:
+                return {**self._seen(call, look), **about}
+
+            self._holding.add(Held(call, number, found["function"], frozenset(), False, start))
+        return {**about, "job": found["job_id"]}
+
+    def _known(self, *, call: str) -> Shape:
+        """Of a call of this run what does not change."""
+        held = self._holding.get(call)
+        if held is None:
+            raise UsageError(f"this run has made no call {call[:80]!r}")
+        return {"function": held.function, "container": held.found.get("container")}
 
     def has(self, key: str) -> bool:
         return self._holding.get(key) is not None

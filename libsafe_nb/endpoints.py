@@ -178,6 +178,12 @@ ENDPOINTS: dict[str, Endpoint] = {
     "call_requeue": Endpoint(
         "POST", "/call/{call}/requeue", "unverified", "queue a dead, failed or cancelled call once more"
     ),
+    "workflow_get": Endpoint(
+        "GET",
+        "/workflow",
+        "unverified",
+        "a run and all that it called, as it is now, by `job`, `run` or `function`; `after` and `since`: what is new since",
+    ),
     "queue_get": Endpoint(
         "GET", "/queue", "unverified", "how many calls wait, run and ended, and what does not work"
     ),

@@ -37,8 +37,13 @@ STATES = {
     "held": ("idle", "…", "held back"),
     "asked": ("idle", "?", "no answer known"),
     "not run": ("idle", "○", "not run"),
+    "waiting": ("idle", "…", "queued"),
+    "underway": ("idle", "▸", "running"),
 }
-"""Of a status the tone in which it is drawn, its mark and its words; `reused` is none of a call, but of those in a group."""
+"""
+Of a status the tone in which it is drawn, its mark and its words; `reused` is none of a call, but of those in a group, and
+`waiting` and `underway` are those of a workflow that goes on.
+"""
 _WORST = ("bad", "late", "idle", "good")
 
 
@@ -86,6 +91,11 @@ class Node:
     def tone(self) -> str:
         """That of the worst in a group."""
         return min(map(_tone, self.counts or (self.status,)), key=_WORST.index)
+
+    @property
+    def label(self) -> str:
+        """The number by which others name it, in their `after` too; empty where it has none."""
+        return "" if self.number is None else self.id
 
     @property
     def mark(self) -> str:

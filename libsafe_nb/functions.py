@@ -233,6 +233,16 @@ class Functions:
         result: Shape = self._client.call("call_update", call=call, json={"priority": priority})
         return result
 
+    def workflow(self, **of: str) -> Shape:
+        """
+        A run and all that it called, as it is now: `root`, `calls`, `now`, and `after`, `since` and `more` for the next look.
+
+        `of` is `job`, `run` or `function`, by default the newest that runs, and `after` and `since` of the look before: then
+        only calls that are new or may have changed are told.
+        """
+        result: Shape = self._client.call("workflow_get", params=of)
+        return result
+
     def requeue(self, call: str) -> Shape:
         result: Shape = self._client.call("call_requeue", call=call)
         return result

@@ -27,6 +27,10 @@ LONG, SHORT = 10.0, 0.2
 """Seconds that the platform may wait before it answers that nothing has ended; the short one soon after a call was made."""
 AGAIN = 1.0
 """Seconds after which a call is asked for again that could not be made yet; and after a question that nobody answered."""
+MOST = 10_000
+"""Calls that one run may make."""
+LONGEST_WAIT = 60.0
+"""Seconds after which whoever waits for a call's end asks again."""
 FULL = 429
 """What a platform answers when so many calls of a function wait that it takes no further one."""
 

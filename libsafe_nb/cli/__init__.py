@@ -27,6 +27,8 @@ COMMANDS = {
     "publish": "functions:publish",
     "functions": "functions:functions",
     "trigger": "trigger:trigger",
+    "call": "call:call_",
+    "watch": "watch:watch_",
     "open": "authoring:open_",
     "lab": "authoring:lab",
     "verify": "reading:verify_",

@@ -61,10 +61,7 @@ def graph_(
             _draw(svg, nodes, archive, said)
         else:
             for line in flowtext.lines(nodes, every=every):
-                # A record's words move no cursor.
-                click.echo(
-                    "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in line)
-                )
+                click.echo(flowtext.printable(line))
             click.echo(said, err=True)
     finally:
         if archive is not None:

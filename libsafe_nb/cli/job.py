@@ -47,7 +47,11 @@ def files(as_json: bool) -> None:
 
     A tab, line feed or backslash in a path is written \t, \n or \\: each file is one line.
     """
-    found = _call("files")
+    show_files(_call("files"), as_json=as_json)
+
+
+def show_files(found: list[dict[str, Any]], *, as_json: bool) -> None:
+    """A line a file, or one list of JSON."""
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))
         return

@@ -48,12 +48,13 @@ REFUSED = (400, 403, 404, 409, 413)
 @contextlib.contextmanager
 def refusals_as_usage() -> Iterator[None]:
     """What the platform refuses is bad usage, exit code 2; that it is away, or broken, is not."""
-    from libsafe_nb.errors import PlatformError, UsageError
+    from libsafe_nb.errors import Conflict, Forbidden, NotFound, PlatformError, UsageError
 
     try:
         yield
     except PlatformError as exc:
-        if exc.status not in REFUSED:
+        # One that came through a run's door has kept its type alone.
+        if exc.status not in REFUSED and not isinstance(exc, (NotFound, Forbidden, Conflict)):
             raise
         raise UsageError(exc.message) from exc
 

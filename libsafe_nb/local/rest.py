@@ -38,6 +38,7 @@ from libsafe_nb.local import (
     tags,
     triggers,
     workercalls,
+    workflowcalls,
 )
 from libsafe_nb.local.ask import Ask, Page, Platform, Problem, User
 
@@ -61,6 +62,7 @@ CALLS: dict[str, Call] = {
         tags,
         triggers,
         workercalls,
+        workflowcalls,
     )
     for name, call in vars(module).items()
     if name in ENDPOINTS
