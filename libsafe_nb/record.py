@@ -192,6 +192,8 @@ def calls(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         "used_runs",
         "after",
         "reused",
+        "fingerprint",
+        "resumed",
     )
     found: dict[str, dict[str, Any]] = {}
     for event in events:

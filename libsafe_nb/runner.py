@@ -22,7 +22,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import atomic, closing, environment, evidence, kernels, languages, lease, record, recover
+from libsafe_nb import (
+    atomic,
+    closing,
+    environment,
+    evidence,
+    fingerprint,
+    kernels,
+    languages,
+    lease,
+    record,
+    recover,
+)
 from libsafe_nb.description import described
 from libsafe_nb.desk import Desk
 from libsafe_nb.door import STUB, VARIABLE, Door
@@ -340,6 +351,13 @@ def _facts(plan: Plan, started: datetime) -> Facts:
         "s3": connection.s3.endpoint,
         "replay_of": dict(plan.replay.origin) if plan.replay else None,
         "parent": dataclasses.asdict(plan.parent) if plan.parent else None,
+        "fingerprint": fingerprint.of_work(
+            function,
+            secrets=plan.supplied,
+            container=payload.container,
+            params=payload.params,
+            files=plan.files,
+        ).to_json(),
     }
     clean = redact_document(plan.secrets, record.plain(known)).data
     assert connection.settings.url is not None
