@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from libsafe_nb import children, door, recordedcalls
 from libsafe_nb.compat import others
@@ -150,6 +150,10 @@ def call(
     container: str | None = None,
     version: int | None = None,
     priority: int = 0,
+    timeout: float | None = None,
+    retries: int | None = None,
+    reuse: Literal["unchanged"] | None = None,
+    on_failure: Literal["continue", "stop"] = "continue",
 ) -> Call:
     """
     Have the platform run a published function; returns as soon as it is queued.
@@ -196,6 +200,10 @@ def call(
         "params": dict(params or {}),
         "version": version,
         "priority": priority,
+        "timeout": timeout,
+        "retries": retries,
+        "reuse": reuse,
+        "on_failure": on_failure,
     }
     others.has_begun()
     if os.environ.get(door.VARIABLE):
@@ -206,7 +214,8 @@ def call(
 
     client, where, secrets = for_call(_id(container))
     children.refuse_keys(secrets, function, params)
-    made = children.ask(client, function, container=where, **order)
+    asked = {name: order[name] for name in ("files", "params", "version", "priority")}
+    made = children.ask(client, function, container=where, **asked)
     return Call(made["call"], made["job"], function, where, client)
 
 

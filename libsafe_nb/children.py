@@ -14,6 +14,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -205,6 +206,38 @@ def cancel(client: Client, call: str) -> Shape:
 # Within a run ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Order:
+    """
+    A call as the platform is asked for it: all that it refers to is known.
+
+    Attributes
+    ----------
+    number
+        Which call of its caller it is, from 1.
+    files
+        Ids, or paths with a leading slash.
+    timeout
+        Seconds of one execution; None for the function's own.
+    retries
+        Attempts beyond the first, where it could not be executed; None for the function's own.
+    reuse
+        `unchanged`, where an earlier run of the same may stand for it.
+    """
+
+    number: int
+    function: str
+    container: str
+    files: Sequence[str] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    version: int | None = None
+    priority: int = 0
+    timeout: float | None = None
+    retries: int | None = None
+    reuse: str | None = None
+    on_failure: str = "continue"
+
+
 class Children:
     """
     The calls of one run. Thread-safe.
@@ -260,37 +293,83 @@ class Children:
         params: Mapping[str, Any] | None = None,
         version: int | None = None,
         priority: int = 0,
+        timeout: float | None = None,
+        retries: int | None = None,
+        reuse: str | None = None,
+        on_failure: str = "continue",
     ) -> Shape:
-        where = container or self._container
         refuse_keys(self._secrets, function, params)
         with self._lock:
             self._made += 1
-            key = f"{self._run}/call-{self._made}"
+            number = self._made
+        order = Order(
+            number,
+            function,
+            container or self._container,
+            files,
+            dict(params or {}),
+            version,
+            priority,
+            timeout,
+            retries,
+            reuse,
+            on_failure,
+        )
+        key = self._name(number)
         event: Shape = {
             "kind": "child",
             "key": key,
             "function": function,
             "version": version,
-            "container": where,
+            "container": order.container,
             "files": len(files),
-            "params": dict(params or {}),
+            "params": dict(order.params),
             "status": "asked",
         }
         if self._recorded is not None:
             return self._answered(event)
-        told = tellable(self._client(), function, event["params"], version)
+        found = self._answered_earlier(order)
+        if found is not None:
+            self._tell(event)
+            self._note(key, found)
+            return {**found, "container": order.container}
+        told = tellable(self._client(), function, order.params, version)
         self._tell({**event, "params": told})
+        made = self._ask(order, key)
+        if told != event["params"]:
+            # The platform took them, so none is a secret.
+            self._tell({"kind": "child", "key": key, "params": event["params"]})
+        self._note(key, made)
+        return {**made, "container": order.container}
+
+    def _name(self, number: int) -> str:
+        """By which a call of this run is known, in its events too."""
+        return f"{self._run}/call-{number}"
+
+    def _idempotency_key(self, order: Order) -> str:
+        """By which the platform knows a repetition of this call. Asked once for each call, just before `_ask`."""
+        return self._name(order.number)
+
+    def _answered_earlier(self, order: Order) -> Shape | None:
+        """
+        What an earlier run's record tells of the same call, as `look` tells of one that has ended; None to have it run.
+
+        Asked just before the call would be made, with all that it refers to resolved.
+        """
+        return None
+
+    def _ask(self, order: Order, key: str) -> Shape:
         try:
-            made = ask(
+            return ask(
                 self._client(),
-                function,
-                container=where,
-                files=files,
-                params=params,
-                version=version,
-                priority=priority,
+                order.function,
+                container=order.container,
+                files=order.files,
+                params=order.params,
+                version=order.version,
+                priority=order.priority,
                 run=self._run,
-                key=key,
+                key=self._idempotency_key(order),
             )
         except LibsafeError as exc:
             # Where nobody answered it may have been made all the same.
@@ -298,11 +377,6 @@ class Children:
             error = {"type": type(exc).__name__, "message": str(exc), "cell_id": None}
             self._tell({"kind": "child", "key": key, "status": status, "error": error})
             raise
-        if told != event["params"]:
-            # The platform took them, so none is a secret.
-            self._tell({"kind": "child", "key": key, "params": event["params"]})
-        self._note(key, made)
-        return {**made, "container": where}
 
     def _get(self, *, call: str) -> Shape:
         return self._recorded.get(call) if self._recorded is not None else self._seen(call, look)
