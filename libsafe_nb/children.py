@@ -4,8 +4,8 @@ Calls that a function makes of other functions, on the runner's side: asked for,
     {"kind": "child", "key": …, "function": …, …}    before the platform is asked
     {"kind": "child", "key": …, "call": …, …}        what it answered; again, when what is known of the call changes
 
-All lines of one key are one call (`record.calls`). The key is the idempotency key too, made of the run's id and the
-call's number, so a repetition within this run makes no second call.
+All lines of one key are one call (`record.calls`). The platform knows a call by another key, of what it asks for and which of
+its kind it is: so a repetition within this run makes no second call, nor does a run that goes on after this one (`past.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from libsafe_nb import errors, evidence, linkage, record
 from libsafe_nb.compat.writing import refuse
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from libsafe_nb.client import Client
     from libsafe_nb.models import Replay
     from libsafe_nb.redact.matching import SecretSet
+    from libsafe_nb.reuse import Answer
 
 EVIDENCE = "evidence: "
 """How the job's message begins that says where its evidence is."""
@@ -106,6 +107,7 @@ def ask(
         "job": made["job_id"],
         "version": made["version"],
         "status": made["status"],
+        "parent": made.get("parent_job_id"),
     }
 
 
@@ -238,6 +240,16 @@ class Order:
     on_failure: str = "continue"
 
 
+class Past(Protocol):
+    """What earlier runs have done of this one's work (`past.py`)."""
+
+    def earlier(self, order: Order) -> Answer:
+        """The earlier run that stands for a call that may be reused, or why there is none."""
+
+    def ask(self, order: Order, make: Callable[[str], Shape]) -> Shape:
+        """Have a call made under the key that it chooses, or answered by the one that an interrupted run made."""
+
+
 class Children:
     """
     The calls of one run. Thread-safe.
@@ -252,6 +264,8 @@ class Children:
         Where events go.
     read
         The bytes of a container's object, for the records of the called runs; None where they are not looked at.
+    past
+        None where each call is made anew.
 
     Attributes
     ----------
@@ -269,14 +283,16 @@ class Children:
         replay: Replay | None,
         tell: Callable[[Shape], None],
         read: Callable[[str, str], bytes] | None = None,
+        past: Past | None = None,
     ) -> None:
         self._client, self._run, self._container = client, run, container
-        self._secrets, self._tell, self._read = secrets, tell, read
+        self._secrets, self._tell, self._read, self._past = secrets, tell, read, past
         self._recorded = RecordedCalls(replay.calls) if replay is not None and replay.stub else None
         self._lock = threading.Lock()
         self._made = 0
         self._last: dict[str, tuple[str, Shape]] = {}
         self._unread: set[str] = set()
+        self._reused: dict[str, Shape] = {}
         self._away = False
         self.known: dict[str, Callable[..., Any]] = {
             "call": self._call,
@@ -328,7 +344,8 @@ class Children:
         }
         if self._recorded is not None:
             return self._answered(event)
-        found = self._answered_earlier(order)
+        found, looked = self._answered_earlier(order)
+        event.update(looked)
         if found is not None:
             self._tell(event)
             self._note(key, found)
@@ -346,20 +363,28 @@ class Children:
         """By which a call of this run is known, in its events too."""
         return f"{self._run}/call-{number}"
 
-    def _idempotency_key(self, order: Order) -> str:
-        """By which the platform knows a repetition of this call. Asked once for each call, just before `_ask`."""
-        return self._name(order.number)
-
-    def _answered_earlier(self, order: Order) -> Shape | None:
+    def _answered_earlier(self, order: Order) -> tuple[Shape | None, Shape]:
         """
-        What an earlier run's record tells of the same call, as `look` tells of one that has ended; None to have it run.
+        What an earlier run's record tells of the same call, as `look` tells of one that has ended, or None to have it run; and
+        what the record says of that.
 
         Asked just before the call would be made, with all that it refers to resolved.
         """
-        return None
+        if order.reuse is None or self._past is None:
+            return None, {}
+        answer = self._past.earlier(order)
+        looked: Shape = {"fingerprint": answer.fingerprint, "not_reused": answer.why or None}
+        if answer.earlier is None:
+            return None, looked
+        # The platform knows no such call; whoever asks for its result asks here.
+        call = f"reused-{order.number}"
+        found = {**answer.earlier.facts, "call": call, "scraps": answer.earlier.scraps}
+        with self._lock:
+            self._reused[call] = found
+        return found, looked
 
     def _ask(self, order: Order, key: str) -> Shape:
-        try:
+        def make(idempotency_key: str) -> Shape:
             return ask(
                 self._client(),
                 order.function,
@@ -369,8 +394,11 @@ class Children:
                 version=order.version,
                 priority=order.priority,
                 run=self._run,
-                key=self._idempotency_key(order),
+                key=idempotency_key,
             )
+
+        try:
+            return make(key) if self._past is None else self._past.ask(order, make)
         except LibsafeError as exc:
             # Where nobody answered it may have been made all the same.
             status = "asked" if isinstance(exc, Unreachable) else "refused"
@@ -385,6 +413,10 @@ class Children:
         return self._recorded.get(call) if self._recorded is not None else self._seen(call, cancel)
 
     def _seen(self, call: str, what: Callable[[Client, str], Shape]) -> Shape:
+        with self._lock:
+            earlier = self._reused.get(call)
+        if earlier is not None:
+            return {name: earlier.get(name) for name in (*FACTS, "scraps") if name != "call"}
         found = what(self._client(), call)
         with self._lock:
             key, before = self._last.get(call, ("", {}))
@@ -398,7 +430,8 @@ class Children:
         with self._lock:
             self._last[call] = (key, _kept(found))
             (self._unread.add if found.get("evidence") and not account else self._unread.discard)(call)
-        self._tell({"kind": "child", "key": key, "call": call, **_kept(found), **account})
+        told = None if found.get("reused") else call
+        self._tell({"kind": "child", "key": key, "call": told, **_kept(found), **account})
 
     def _account(self, found: Shape) -> Shape:
         """What the called run's record tells, once it is stored; that of a run that was cancelled may come later."""
@@ -443,4 +476,4 @@ class Children:
 
 def _kept(found: Shape) -> Shape:
     """What the record says of a call; its scraps are in its own evidence."""
-    return {name: found[name] for name in FACTS if name in found and name != "call"}
+    return {name: found[name] for name in (*FACTS, "reused", "resumed") if name in found and name != "call"}

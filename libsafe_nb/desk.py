@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import deliveries, origins, record
 from libsafe_nb.deliveries import Deliveries, Write
-from libsafe_nb.errands import Errands
+from libsafe_nb.errands import Begun, Errands
 from libsafe_nb.errors import LibsafeError, PlatformError, Unreachable, UsageError
 from libsafe_nb.patience import BUDGET
 from libsafe_nb.redact.matching import SecretSet
@@ -70,6 +70,7 @@ class Desk:
         payload: Mapping[str, Any],
         files: Iterable[Mapping[str, Any]],
         replay: Replay | None = None,
+        past: Begun | None = None,
     ) -> None:
         self.events: list[dict[str, Any]] = []
         self.verdict: bool | None = None
@@ -88,6 +89,7 @@ class Desk:
             secrets=secrets,
             replay=replay,
             answer=self.answer,
+            past=past,
         )
         self.fault: OSError | None = None
         self._nonce_spent = False

@@ -52,9 +52,12 @@ class Lineage:
         The id of the first of them, by which the keys of calls begin; of a queued call `job-` and the job of its first attempt.
     runs
         The interrupted ones: their ids by their jobs, the latest last. Empty for a run that begins anew.
+    job
+        That of the run that goes on.
     """
 
     name: str
+    job: str
     runs: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -66,7 +69,7 @@ class Lineage:
         return {"kind": "resumes", "run": run, "job": job, "lineage": self.name}
 
 
-def of_queued(client: Client, *, run: str, job: str) -> Lineage:
+def of_queued(client: Client, *, job: str) -> Lineage:
     """The lineage of a call's run, by the jobs of the attempts before it."""
     runs: dict[str, str] = {}
     last, current = job, client.job(job)
@@ -79,7 +82,7 @@ def of_queued(client: Client, *, run: str, job: str) -> Lineage:
             break
         runs = {str(before): _run_of(parent) or "", **runs}
         last, current = str(before), parent
-    return Lineage(f"job-{last}", runs)
+    return Lineage(f"job-{last}", job, runs)
 
 
 def of_workflow(
@@ -106,7 +109,9 @@ def of_workflow(
     folder = f"{FOLDER}/{digest}/"
     while True:
         entries = list(_entries(storage, container, folder))
-        found = Lineage(run) if fresh else _taken_over(client, entries, run, finish)
+        found = Lineage(run, job)
+        if not fresh:
+            found = _taken_over(client, entries, found, finish)
         number = entries[0][0] + 1 if entries else 1
         body = {"schema": SCHEMA, "run": run, "job": job, "lineage": found.name}
         try:
@@ -128,16 +133,19 @@ def _entries(storage: Storage, container: str, folder: str) -> Iterator[tuple[in
             body = json.loads(storage.get(container, path))
         # Who may write to the container may have put anything there; the number is taken all the same.
         known = isinstance(body, dict) and body.get("schema") == SCHEMA
-        yield number, body if known and all(isinstance(body.get(n), str) for n in ("run", "job", "lineage")) else {}
+        yield (
+            number,
+            body if known and all(isinstance(body.get(n), str) for n in ("run", "job", "lineage")) else {},
+        )
 
 
 def _taken_over(
-    client: Client, entries: list[tuple[int, dict[str, Any]]], run: str, finish: Finish
+    client: Client, entries: list[tuple[int, dict[str, Any]]], anew: Lineage, finish: Finish
 ) -> Lineage:
-    """The latest chain that was interrupted and that no later run has taken over."""
+    """The latest chain that was interrupted and that no later run has taken over; `anew` where there is none."""
     held: set[str] = set()
     for position, (_, entry) in enumerate(entries):
-        if not entry or entry["run"] == run:
+        if not entry:
             continue
         try:
             job = client.job(entry["job"])
@@ -153,8 +161,8 @@ def _taken_over(
         if not interrupted(job) or _run_of(job) != entry["run"]:
             break
         chain = [each for _, each in entries[position:] if each and each["lineage"] == entry["lineage"]]
-        return Lineage(entry["lineage"], {each["job"]: each["run"] for each in reversed(chain)})
-    return Lineage(run)
+        return Lineage(entry["lineage"], anew.job, {each["job"]: each["run"] for each in reversed(chain)})
+    return anew
 
 
 def interrupted(job: Job) -> bool:
@@ -173,39 +181,41 @@ def _run_of(job: Job) -> str | None:
 
 
 def changed_by_others(
-    client: Client, storage: Storage, lineage: Lineage, container: str, body: Mapping[str, Any]
+    client: Client, storage: Storage, lineage: Lineage, body: Mapping[str, Any]
 ) -> str | None:
     """
-    A file that a call has read, by its record, and that is another by now without the workflow's own doing; None where all are
-    as it found them. What the workflow's calls wrote since is no change: they are not made again either.
+    A file that a call has read, by its record, and that is another by now, though no call of the workflow wrote it; None where
+    there is none. What its calls wrote since is no change: those are not made again either.
     """
-    home = str(record.section(body, "container").get("id") or container)
+    home = str(record.section(body, "container").get("id"))
     for each in record.entries(body, "inputs"):
         path, version = str(each.get("path")).lstrip("/"), each.get("version_id")
         if not version:
             continue
-        where = str(each.get("container") or home)
         try:
-            found = storage.head(where, path)
+            found = storage.head(str(each.get("container") or home), path)
         except ObjectNotFound:
-            # Taken away by whomever: what was made of it is what there is.
+            # Taken away, by whomever: what was made of it is what there is.
             continue
-        if found.version_id != version and not _own(client, lineage, _writer(found.metadata)):
+        told = {name.lower(): value for name, value in found.metadata.items()}
+        same = found.version_id == version or (each.get("sha256") and told.get("sha256") == each["sha256"])
+        if not same and not _own(client, lineage, told.get(marks.NAME)):
             return f"/{path}"
     return None
 
 
-def _writer(metadata: Mapping[str, str]) -> str | None:
-    told = {name.lower(): value for name, value in metadata.items()}.get(marks.NAME, "")
-    job = told.partition(":")[0]
-    return job if job.isascii() and job.isdecimal() and len(job) < 19 else None
-
-
-def _own(client: Client, lineage: Lineage, job: str | None) -> bool:
-    """Whether a job is one of the lineage's, or was asked for by one."""
+def _own(client: Client, lineage: Lineage, mark: str | None) -> bool:
+    """Whether a version was written by a call of the lineage, or by one of its interrupted runs; a mark is taken at its word."""
+    told = (mark or "").partition(":")[0]
+    job = told if told.isascii() and told.isdecimal() and len(told) < 19 else None
+    if job == lineage.job:
+        # This very run has written it, before it came to the call.
+        return False
     for _ in range(DEEP):
-        if job is None or job in lineage.runs:
-            return job is not None
+        if job is None:
+            return False
+        if job == lineage.job or job in lineage.runs:
+            return True
         try:
             job = client.job(job).get("parent_id")
         except LibsafeError:

@@ -193,6 +193,7 @@ def calls(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         "after",
         "reused",
         "fingerprint",
+        "not_reused",
         "resumed",
     )
     found: dict[str, dict[str, Any]] = {}

@@ -138,7 +138,9 @@ class Reuse:
         Patterns of packages that the caller declares irrelevant for all its calls.
     """
 
-    def __init__(self, client: Callable[[], Client], storage: Storage, irrelevant: Iterable[str] = ()) -> None:
+    def __init__(
+        self, client: Callable[[], Client], storage: Storage, irrelevant: Iterable[str] = ()
+    ) -> None:
         self._client, self._storage, self._irrelevant = client, storage, tuple(irrelevant)
         self._lock = threading.Lock()
         self._functions: dict[tuple[str, str], FunctionNotebook] = {}
@@ -180,7 +182,12 @@ class Reuse:
     # What is to be done
 
     def _wanted(
-        self, key: str, container: str, files: Sequence[str], params: Mapping[str, Any] | None, version: int | None
+        self,
+        key: str,
+        container: str,
+        files: Sequence[str],
+        params: Mapping[str, Any] | None,
+        version: int | None,
     ) -> tuple[fingerprint.Work, str, tuple[str, ...]]:
         functions = Functions(self._client())
         told = functions.preview(key, container=container, files=files, params=params, version=version)
@@ -333,9 +340,7 @@ def take(kernel: str, language: str = "python") -> Mapping[str, Any] | None:
     return environment.complete(environment.told(found), os.environ.get(environment.IMAGE))
 
 
-def _checks(
-    archive: Container, folder: str, contents: Mapping[str, bytes], seq: int
-) -> Iterator[Any]:
+def _checks(archive: Container, folder: str, contents: Mapping[str, bytes], seq: int) -> Iterator[Any]:
     """The checks of one record's folder, its link and its start record; the rest of the chain is for `verify`."""
     chain = Chain()
     yield from recordcheck.check(folder, contents)
@@ -368,8 +373,12 @@ def _told(address: str, contents: Mapping[str, bytes]) -> _Evidence:
 
 def _undone(client: Client, writes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What a run set of files and containers that is not so any more, or of which that cannot be seen."""
-    hashes = {(each["file_id"], each["algorithm"]): each["value"] for each in writes if each["kind"] == "hash"}
-    tags = {(each["file_id"], each["tag"]): each["action"] == "add" for each in writes if each["kind"] == "tag"}
+    hashes = {
+        (each["file_id"], each["algorithm"]): each["value"] for each in writes if each["kind"] == "hash"
+    }
+    tags = {
+        (each["file_id"], each["tag"]): each["action"] == "add" for each in writes if each["kind"] == "tag"
+    }
     files = sorted({str(file) for file, _ in (*hashes, *tags)})
     rows = {str(row["id"]): row for row in _rows(client, files)}
     for (file, algorithm), value in hashes.items():
@@ -378,7 +387,9 @@ def _undone(client: Client, writes: Sequence[Mapping[str, Any]]) -> Iterator[str
     for (file, tag), there in tags.items():
         if (str(tag) in ((rows.get(str(file)) or {}).get("tags") or ())) is not there:
             yield f"tag {tag} of file {file} is not as it left it"
-    described = {(each["target"], each["id"]): each["sha256"] for each in writes if each["kind"] == "metadata"}
+    described = {
+        (each["target"], each["id"]): each["sha256"] for each in writes if each["kind"] == "metadata"
+    }
     for (target, id), sha256 in described.items():
         found = client.metadata(id) if target == "file" else client.container_metadata(id)
         body = json.dumps(list(found or ()), sort_keys=True, ensure_ascii=False, default=str)

@@ -31,6 +31,7 @@ from libsafe_nb import (
     kernels,
     languages,
     lease,
+    lineage,
     record,
     recover,
 )
@@ -49,17 +50,23 @@ from libsafe_nb.errors import (
 from libsafe_nb.facts import Facts
 from libsafe_nb.interrupts import Interrupts
 from libsafe_nb.journal import SOCKETS, Journal
+from libsafe_nb.lineage import Lineage
 from libsafe_nb.models import Parent, Published, Replay, Run
 from libsafe_nb.notebook import FunctionNotebook
+from libsafe_nb.past import Past
 from libsafe_nb.payloads import Payload
 from libsafe_nb.plan import Plan, prepare, within
 from libsafe_nb.processes import ProcessId
 from libsafe_nb.redact import LiveFilter, Redaction, redact_document
+from libsafe_nb.reuse import Reuse
 from libsafe_nb.sealing import Sealed, Story, seal
 from libsafe_nb.settings import Settings
 
 if TYPE_CHECKING:
+    from libsafe_nb.client import Client
+    from libsafe_nb.errands import Begun
     from libsafe_nb.execution import CellState, Limits, Outcome, RunStatus
+    from libsafe_nb.storage import Storage
 
 HURRY = 10.0
 """Seconds for each call after a signal."""
@@ -89,6 +96,7 @@ def run(
     parent: Parent | None = None,
     queued: bool = False,
     identity: str | None = None,
+    fresh: bool = False,
 ) -> Run:
     """
     Run one function notebook, store its evidence and end its job.
@@ -131,6 +139,9 @@ def run(
         handed over as such, as a trigger's are.
     identity
         Set by a map: the run's id (a UUID), by which its claim names it. By default a new one.
+    fresh
+        Of a workflow: make each call anew. By default a run takes over the calls of an interrupted run of the same code,
+        parameters and files; of any other run nothing is taken over.
 
     Returns
     -------
@@ -161,7 +172,9 @@ def run(
             allow_deleted=queued,
             run=identity,
         )
-        plan = dataclasses.replace(plan, replay=replay, published=_exactly(published, plan), parent=parent)
+        plan = dataclasses.replace(
+            plan, replay=replay, published=_exactly(published, plan), parent=parent, fresh=fresh
+        )
         recover.quietly(plan.connection, plan.witness)
         course = _Course(plan, interrupts, began, on_start)
         if wait:
@@ -473,6 +486,7 @@ def _at_the_door(
         payload=_payload(plan),
         files=plan.files,
         replay=plan.replay,
+        past=None if plan.replay is not None else _past(plan),
     )
     with contextlib.closing(desk):
         door = sockets / "door"
@@ -508,6 +522,41 @@ def _at_the_door(
             redactions=[dataclasses.asdict(each) for each in _redactions(course)],
         )
     return desk, outcome, executed
+
+
+def _past(plan: Plan) -> Begun:
+    """What earlier runs have done of this one's work, for the calls that it makes."""
+    function, payload = plan.function, plan.payload
+    run, job, container = plan.run, payload.job, payload.container
+
+    def finish(left: str) -> None:
+        with contextlib.suppress(LibsafeError):
+            list(recover.recover([left], settings=plan.connection.settings, lost=False))
+
+    def begun(client: Callable[[], Client], storage: Storage, tell: Callable[[dict[str, Any]], None]) -> Past:
+        def found() -> Lineage:
+            if client().job(job).get("call_id") is not None:
+                return lineage.of_queued(client(), job=job)
+            digest = fingerprint.of_workflow(
+                function, container=container, user=payload.user, params=payload.params, files=plan.files
+            )
+            return lineage.of_workflow(
+                client(),
+                storage,
+                digest=digest,
+                container=container,
+                run=run,
+                job=job,
+                finish=finish,
+                fresh=plan.fresh,
+            )
+
+        irrelevant = fingerprint.names_of(function.metadata, "irrelevant_packages")
+        return Past(
+            client, storage, run=run, found=found, reuse=Reuse(client, storage, irrelevant), tell=tell
+        )
+
+    return begun
 
 
 def socket_folder() -> str:

@@ -84,6 +84,11 @@ def _run_options(command: Any) -> Any:
             "killed: exit code 3. Default: no limit.",
         ),
         click.option(
+            "--fresh",
+            is_flag=True,
+            help="Make each call of a workflow anew. Default: take over the calls of an interrupted run of the same workflow.",
+        ),
+        click.option(
             "--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else."
         ),
     ]
@@ -135,6 +140,7 @@ def _execute(
     hung: float,
     memory: int | None,
     cpu: int | None,
+    fresh: bool,
     as_json: bool,
 ) -> None:
     # These are checked before papermill is imported: a typing error is answered at once.
@@ -158,6 +164,7 @@ def _execute(
             limits=limits,
             script=script,
             on_cell=progress.on_cell,
+            fresh=fresh,
         )
     if as_json:
         click.echo(json.dumps(finished.to_json(), ensure_ascii=False))
