@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import ClassVar
 
+import jsonschema
 import pytest
-from conftest import REQUEST
+from conftest import REQUEST, takes, write_function
+from engine_runs import wait_for
 from hypothesis import given
 from hypothesis import strategies as st
+from test_calls import publish_to, read
+from test_record_schema import SCHEMA
 
-from libsafe_nb import environment, fingerprint, reuse
+import libsafe_nb
+from libsafe_nb import environment, errors, fingerprint, local, reuse
+from libsafe_nb.connection import connect
 from libsafe_nb.fingerprint import of_environment, of_work
 
 GLUE = """
 from IPython.display import display
 def glue(name, data):
     display({"application/scrapbook.scrap.json+json": {"name": name, "data": data, "encoder": "json", "version": 1}}, raw=True)
-"""
-UPPER = f"""{REQUEST}{GLUE}
-import libsafe_nb
-from libnova.common.api import Job
-from libnova.common.filesystem import S3
-import pathlib
 """
 
 
@@ -160,3 +161,140 @@ def test_a_kernels_environment_is_known_before_it_runs(run, notebook, stored):
     done = run(notebook("print(1)"))
 
     assert reuse.take("python3") == json.loads(stored(done, "environment.json"))
+
+
+# Workflows --------------------------------------------------------------------------------------------------------
+
+FILES_API = "from libnova.com.Api import File as Files\nfrom libnova.com.Filesystem import S3\n"
+UPPER = f"""{REQUEST}{FILES_API}{GLUE}
+for file in request.Files:
+    text = S3.File.get_stream(request.Storage, file).read().decode().upper()
+    File.set_hash(file.id, "sha256", "{{:064x}}".format(len(text)))
+    Files.write(json_sample["function_data"]["container"]["id"], file.fullpath.replace("/in/", "/upper/"), text)
+    glue("length", len(text))
+"""
+JOIN = f"""{REQUEST}{FILES_API}
+text = "".join(S3.File.get_stream(request.Storage, file).read().decode() for file in request.Files)
+Files.write(json_sample["function_data"]["container"]["id"], json_sample["function_params"]["to"], text)
+"""
+WORKFLOW = """
+import libsafe_nb
+keys, count = json_sample["function_params"]["keys"], json_sample["function_params"]["count"]
+names = [f"{number:03d}.txt" for number in range(count)]
+uppers = [libsafe_nb.call(keys["upper"], files=f"/in/{name}", reuse="unchanged") for name in names]
+lengths = [each.result().raise_for_failure().scraps["length"] for each in uppers]
+def join(key, files, to):
+    return libsafe_nb.call(key, files=files, params={"to": to}, reuse="unchanged")
+all_ = join(keys["join"], [f"/upper/{name}" for name in names], "/all.txt")
+few = join(keys["few"], [f"/upper/{name}" for name in names[:4]], "/few.txt")
+all_.result().raise_for_failure(), few.result().raise_for_failure()
+join(keys["few"], ["/all.txt"], "/last.txt").result().raise_for_failure()
+print(lengths)
+"""
+
+
+class Flow:
+    """A workflow over some inputs, on a platform whose kernels' packages the test chooses."""
+
+    def __init__(self, settings, packages, folder, count):
+        self.settings, self.packages, self.folder, self.count = settings, packages, folder, count
+        self.connection = connect(settings=settings)
+        self.container = self.connection.client.create_container("reuse")["id"]
+        self.keys = {
+            "upper": self.publish("upper", UPPER),
+            "join": self.publish("join", JOIN),
+            "few": self.publish("few", f"{JOIN}# another one"),
+        }
+        self.workflow = write_function(folder / "workflow.ipynb", WORKFLOW, parameters=takes("keys", "count"))
+        for number in range(count):
+            self.put(number, f"text {number}\n")
+
+    def publish(self, name, code):
+        described = {"libsafe": {"irrelevant_packages": ["irrelevant*"]}}
+        return publish_to(
+            self.settings, self.folder, code, key=f"reuse-{name}", parameters=takes("to"), metadata=described
+        )
+
+    def put(self, number, text):
+        path = f"/in/{number:03d}.txt"
+        put = self.connection.storage.put(self.container, path, text.encode())
+        wait_for(lambda: self.version(path) == put.version_id, 20)
+
+    def version(self, path):
+        with contextlib.suppress(errors.NotFound):
+            return self.connection.client.file_by_path(self.container, path)["version_id"]
+
+    def package(self, name, version):
+        for each in self.packages.glob(f"{name}-*"):
+            each.rmdir()
+        (self.packages / f"{name}-{version}.dist-info").mkdir()
+
+    def run(self):
+        params = {"keys": self.keys, "count": self.count}
+        done = libsafe_nb.run(
+            None, self.workflow, container=self.container, params=params, settings=self.settings
+        )
+        self.evidence = done.raise_for_failure().evidence
+        self.record = json.loads(read(self.connection, self.evidence))
+        return self.record["calls"]
+
+    def ran(self):
+        """The numbers of the calls that were not reused, of a further run."""
+        return [each["number"] for each in self.run() if not each["reused"]]
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """A folder of packages that the kernels of `flows` and this process have."""
+    folder = tmp_path_factory.mktemp("packages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def served(home, packages, tmp_path_factory):
+    with local.serve(tmp_path_factory.mktemp("reuse")) as served:
+        yield served
+
+
+@pytest.mark.parametrize(
+    "count", [12, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+def test_only_what_depends_on_a_change_runs_again(count, served, packages, tmp_path):
+    flow = Flow(served.settings, packages, tmp_path, count)
+    everything = list(range(1, count + 4))
+    joined, last = count + 1, count + 3
+    flow.package("relevant", 1)
+
+    assert flow.ran() == everything
+    first = flow.record["calls"]
+    assert flow.ran() == []
+    for before, now in zip(first, flow.record["calls"], strict=True):
+        assert (now["reused"], now["run"], now["fingerprint"]) == (
+            before["evidence"],
+            before["run"],
+            before["fingerprint"],
+        )
+        assert (now["call"], now["status"], now["outputs"]) == (None, "completed", before["outputs"])
+        child = json.loads(read(flow.connection, now["evidence"]))
+        assert child["fingerprint"]["sha256"] == now["fingerprint"]
+    jsonschema.Draft202012Validator(SCHEMA).validate(flow.record)
+    flow.put(7, "another text\n")
+    assert flow.ran() == [8, joined, last]
+    flow.put(7, "ANOTHER text\n")
+    # What it makes of it is the same.
+    assert flow.ran() == [8]
+    flow.keys["join"] = flow.publish("join", JOIN + "print('new')")
+    assert flow.ran() == [joined]
+    flow.package("irrelevant-one", 2)
+    assert flow.ran() == []
+    flow.package("relevant", 2)
+    assert flow.ran() == everything
+    assert "had another environment" in flow.record["calls"][0]["not_reused"]
+    assert flow.ran() == []
+    if count < 100:
+        found = libsafe_nb.verify(flow.evidence, deep=True, settings=flow.settings)
+        assert (found.exit_code, found.checks) == (0, ())
+        whole = libsafe_nb.verify(flow.container, settings=flow.settings)
+        assert (whole.exit_code, whole.checks) == (0, ())

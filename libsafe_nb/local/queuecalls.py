@@ -97,7 +97,7 @@ def call_preview(ask: Ask) -> dict[str, Any]:
     functions.check_params(function, about, given)
     ids = json.dumps(list(_files(ask, container, fields)))
     rows = ask.db.all(
-        "SELECT file.id, path, version_id, size FROM json_each(?) chosen JOIN file ON file.id = chosen.value ORDER BY chosen.key",
+        "SELECT file.id, file.path, version_id, size FROM json_each(?) chosen JOIN file ON file.id = chosen.value ORDER BY chosen.key",
         (ids,),
     )
     return {
