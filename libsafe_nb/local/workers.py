@@ -106,7 +106,11 @@ class Workers:
         return schedule.fire_due(self._db, at)
 
     def _hire(self, at: float) -> int:
-        if self._room() and time.monotonic() >= self._not_before and queue.work_waits(self._db, at):
+        if (
+            self._room()
+            and time.monotonic() >= self._not_before
+            and queue.work_waits(self._db, queue.Claimer(""), at)
+        ):
             try:
                 self._start()
             except OSError as exc:
@@ -142,7 +146,7 @@ class Workers:
                 if moment - started >= QUICK_DEATH:
                     self._fine()
                 continue
-            queue.worker_died(self._db, process.pid)
+            queue.worker_died(self._db, f"{process.pid}/")
             del self._alive[process]
             if code and moment - started < QUICK_DEATH:
                 self._failed(f"the last with exit code {code}; {self._root / 'log' / 'workers.log'} says why")
