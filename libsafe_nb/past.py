@@ -58,6 +58,7 @@ class Past:
         self._lock = threading.Lock()
         self._lineage: Lineage | None = None
         self._asked: Counter[str] = Counter()
+        self._keys: dict[int, str] = {}
         self._versions: dict[tuple[str, int | None], str | None] = {}
 
     def earlier(self, order: Order) -> Answer:
@@ -138,8 +139,11 @@ class Past:
             files=order.files,
         )
         with self._lock:
-            self._asked[digest] += 1
-            return f"{lineage_.name}/{digest}/{self._asked[digest]}"
+            if order.number not in self._keys:
+                # Once for a call, however often the platform has to be asked.
+                self._asked[digest] += 1
+                self._keys[order.number] = f"{lineage_.name}/{digest}/{self._asked[digest]}"
+            return self._keys[order.number]
 
     def _sha256(self, function: str, version: int | None) -> str | None:
         """Of the version that is asked for, as it is when the function is first called: a new one is another call."""
