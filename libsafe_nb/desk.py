@@ -32,6 +32,7 @@ from libsafe_nb.redact.values import redact_value
 from libsafe_nb.secrets import Secret
 
 if TYPE_CHECKING:
+    from libsafe_nb.client import Client
     from libsafe_nb.connection import Connection
     from libsafe_nb.execution import CellState
     from libsafe_nb.models import Replay
@@ -132,6 +133,12 @@ class Desk:
             if isinstance(said, dict) and said.get("reads") is True:
                 for start in range(0, len(ids), READS):
                     client.tell_reads(ids[start : start + READS])
+
+    def tell_left(self, left: Callable[[Client, list[dict[str, Any]]], Iterable[dict[str, Any]]]) -> None:
+        """Note how what the function has set reads back at its end."""
+        if self._replay is None:
+            for each in list(left(self._connection.client, list(self.events))):
+                self._note(self._clean({**each, "at": _now()}))
 
     def take_all(self) -> None:
         """The function has ended: what it said and is still in the door is taken now, not as fast as it can be sent."""

@@ -167,7 +167,7 @@ def of_run(
     files
         As `of_work` was given them: the run must have read these very versions.
     """
-    work = of_json(told)
+    work, events = of_json(told), list(events)
     found = of_environment(surroundings, work.irrelevant)
     why = work.why or ("it is a replay" if replay else None) or _seen(events, files)
     why = why or ("its environment is not known" if found is None else None)
@@ -179,6 +179,11 @@ def of_run(
         "why": None,
         **{f"{name}_sha256": value for name, value in parts.items()},
         "irrelevant_packages": list(work.irrelevant),
+        "metadata": [
+            {name: event.get(name) for name in ("target", "id", "iecodes", "sha256")}
+            for event in events
+            if event.get("kind") == "left"
+        ],
     }
 
 

@@ -15,7 +15,6 @@ verified against its sums and its link, each time, before it is believed. Withou
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import subprocess
@@ -32,7 +31,7 @@ from libsafe_nb import chaincheck, environment, evidence, fingerprint, kernels, 
 from libsafe_nb import notebook as notebooks
 from libsafe_nb.archive import Container
 from libsafe_nb.chaincheck import Chain
-from libsafe_nb.errors import ExecutionError, LibsafeError, ObjectNotFound
+from libsafe_nb.errors import LibsafeError, ObjectNotFound
 from libsafe_nb.functions import Functions
 
 if TYPE_CHECKING:
@@ -47,6 +46,8 @@ NEWEST = 5
 """Earlier runs that are looked at, the newest first; each of the others began before them."""
 AT_ONCE = 8
 """Questions to the storage at once."""
+DESCRIBED = 1000
+"""Files whose metadata is asked for in one request."""
 ENVIRONMENT = 30.0
 """Seconds in which the kernel's Python has to tell its packages; it takes a tenth of one."""
 
@@ -79,6 +80,48 @@ def offer(storage: Storage, container: str, prefix: str, files: Mapping[str, byt
         }
         name = f"{started:%Y%m%dT%H%M%S}{started.microsecond // 1000:03d}Z-{run}.json"
         evidence.put_once(storage, container, f"{FOLDER}/{work.key}/{name}", record.canonical(hint))
+
+
+def left(client: Client, events: Iterable[Mapping[str, Any]]) -> Iterator[Shape]:
+    """
+    Events that tell how the metadata that a run has set reads back at its end, for who would reuse it: what a platform makes of
+    a descriptor is not what was sent. As well as can be; without them the run is not reused.
+    """
+    set_: dict[tuple[str, str], set[str]] = {}
+    for event in events:
+        if event.get("kind") == "metadata":
+            place = (str(event.get("target")), str(event.get("id")))
+            set_.setdefault(place, set()).update(map(str, event.get("iecodes") or ()))
+    with contextlib.suppress(LibsafeError):
+        for place, sha256 in _described(client, set_).items():
+            yield {
+                "kind": "left",
+                "target": place[0],
+                "id": place[1],
+                "iecodes": sorted(set_[place]),
+                "sha256": sha256,
+            }
+
+
+def _described(client: Client, asked: Mapping[tuple[str, str], Iterable[str]]) -> dict[tuple[str, str], str]:
+    """The digest of some descriptors of each of these files and containers as they are now."""
+    files = [id for target, id in asked if target == "file"]
+    found: dict[tuple[str, str], Any] = {}
+    for start in range(0, len(files), DESCRIBED):
+        batch = files[start : start + DESCRIBED]
+        try:
+            found |= {("file", id): told for id, told in client.metadata_of_many(batch).items()}
+        except LibsafeError:
+            found |= {("file", id): client.metadata(id) for id in batch}
+    found |= {place: client.container_metadata(place[1]) for place in asked if place[0] == "container"}
+    told = {}
+    for place, iecodes in asked.items():
+        wanted = set(iecodes)
+        known = [each for each in found.get(place) or () if each.get("iecode") in wanted]
+        told[place] = record.digest(
+            record.canonical(record.plain(sorted(known, key=lambda each: str(each["iecode"]))))
+        )
+    return told
 
 
 # What a caller finds ------------------------------------------------------------------------------------------------------
@@ -310,7 +353,8 @@ class Reuse:
                 if version is None or version != last[place]:
                     found = "is gone" if version is None else "has another version by now"
                     raise _NoneError(f"/{place[1]} of container {place[0]}, which it read or wrote, {found}")
-        changed = next(_undone(self._client(), record.entries(body, "platform_writes")), None)
+        described = record.entries(record.section(body, "fingerprint"), "metadata")
+        changed = next(_undone(self._client(), record.entries(body, "platform_writes"), described), None)
         if changed is not None:
             raise _NoneError(changed)
 
@@ -371,7 +415,9 @@ def _told(address: str, contents: Mapping[str, bytes]) -> _Evidence:
     return _Evidence(Earlier(facts, scraps, body), json.loads(contents[environment.FILE]))
 
 
-def _undone(client: Client, writes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _undone(
+    client: Client, writes: Sequence[Mapping[str, Any]], described: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
     """What a run set of files and containers that is not so any more, or of which that cannot be seen."""
     hashes = {
         (each["file_id"], each["algorithm"]): each["value"] for each in writes if each["kind"] == "hash"
@@ -387,16 +433,17 @@ def _undone(client: Client, writes: Sequence[Mapping[str, Any]]) -> Iterator[str
     for (file, tag), there in tags.items():
         if (str(tag) in ((rows.get(str(file)) or {}).get("tags") or ())) is not there:
             yield f"tag {tag} of file {file} is not as it left it"
-    described = {
-        (each["target"], each["id"]): each["sha256"] for each in writes if each["kind"] == "metadata"
-    }
-    for (target, id), sha256 in described.items():
-        found = client.metadata(id) if target == "file" else client.container_metadata(id)
-        body = json.dumps(list(found or ()), sort_keys=True, ensure_ascii=False, default=str)
-        if hashlib.sha256(body.encode()).hexdigest() != sha256:
-            yield f"metadata of {target} {id} is not what it set"
+    asked = {(str(each["target"]), str(each["id"])): each for each in described}
+    if {
+        (str(each["target"]), str(each["id"])) for each in writes if each["kind"] == "metadata"
+    } - asked.keys():
+        yield "it set metadata, and how that reads back is not known"
+    now = _described(client, {place: each["iecodes"] for place, each in asked.items()})
+    for place, each in asked.items():
+        if now[place] != each["sha256"]:
+            yield f"metadata of {place[0]} {place[1]} is not as it left it"
     if any(each["kind"] == "delete" for each in writes):
-        raise ExecutionError("it deleted or restored a file")
+        yield "it deleted or restored a file"
 
 
 def _rows(client: Client, files: Sequence[str]) -> Iterator[Mapping[str, Any]]:

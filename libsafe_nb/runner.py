@@ -34,6 +34,7 @@ from libsafe_nb import (
     lineage,
     record,
     recover,
+    reuse,
 )
 from libsafe_nb.description import described
 from libsafe_nb.desk import Desk
@@ -511,6 +512,7 @@ def _at_the_door(
         executed = _executed(course, journal, outcome)
         if not signalled:
             desk.tell_reads()
+            desk.tell_left(reuse.left)
             desk.settle_calls()
             if plan.parent is not None:
                 desk.tell_used()

@@ -298,3 +298,104 @@ def test_only_what_depends_on_a_change_runs_again(count, served, packages, tmp_p
         assert (found.exit_code, found.checks) == (0, ())
         whole = libsafe_nb.verify(flow.container, settings=flow.settings)
         assert (whole.exit_code, whole.checks) == (0, ())
+
+
+# What is looked at before a run is believed -------------------------------------------------------------------------
+
+EFFECTS = f"""{REQUEST}{FILES_API}
+container = json_sample["function_data"]["container"]["id"]
+rules = Files.get_by_path(container, "rules.txt")
+text = S3.File.get_stream(request.Storage, rules).read().decode()
+for file in request.Files:
+    Files.set_hash(file.id, "md5", "{{:032x}}".format(7))
+    Files.set_metadata(file.id, [{{"iecode": "title", "value": "first", "action": "add"}}])
+Files.write(container, "/made.txt", text)
+"""
+
+
+def test_a_run_whose_evidence_or_effects_are_not_as_it_left_them_is_not_reused(
+    platform, connection, functions, publish, container, run, tmp_path
+):
+    key = publish(EFFECTS)
+    storage, client = connection.storage, connection.client
+    versions = {name: storage.put(container, name, b"text").version_id for name in ("rules.txt", "in.txt")}
+
+    def known(name, version):
+        with contextlib.suppress(errors.NotFound):
+            return client.file_by_path(container, name)["version_id"] == version
+
+    for name, version in versions.items():
+        wait_for(lambda name=name, version=version: known(name, version), 20)
+    file = client.file_by_path(container, "in.txt")["id"]
+
+    def find(files=(file,), **options):
+        found = reuse.Reuse(lambda: client, storage).find(key, container=container, files=files, **options)
+        return found.earlier.facts["run"] if found.earlier else found.why
+
+    assert find() == "no earlier run of it is known"
+    # An ordinary run of the same file, by hand.
+    done = run(tmp_path / f"{key}.ipynb", files=[file]).raise_for_failure()
+    folder = done.evidence.removeprefix(f"libsafe://{container}/")
+    assert find() == find(files=["/in.txt"]) == find(version=1) == done.run
+    assert "no earlier run" in find(files=["/rules.txt"])
+    for changed, back, why in (
+        (
+            lambda: client.set_hash(file, "md5", f"{8:032x}"),
+            lambda: client.set_hash(file, "md5", f"{7:032x}"),
+            "the md5 of file",
+        ),
+        (
+            lambda: client.set_metadata(file, [{"iecode": "title", "value": "other", "action": "add"}]),
+            lambda: client.set_metadata(file, [{"iecode": "title", "value": "other", "action": "remove"}]),
+            "metadata of file",
+        ),
+        *(
+            (
+                lambda name=name: storage.put(container, folder + name, b"{}"),
+                lambda name=name, data=storage.get(container, folder + name): storage.put(
+                    container, folder + name, data
+                ),
+                why,
+            )
+            for name, why in (
+                ("record.json", "record.json is not the one that was left"),
+                ("messages.jsonl", "its evidence is not as it was left"),
+                ("executed.ipynb", "its evidence is not as it was left"),
+                ("SHA256SUMS", "its evidence is not as it was left"),
+            )
+        ),
+    ):
+        changed()
+        assert why in find()
+        back()
+        assert find() == done.run
+    client.set_metadata(file, [{"iecode": "other", "value": "is nothing of its"}])
+    assert find() == done.run
+    storage.put(container, "rules.txt", b"other rules")
+    assert "/rules.txt of container" in find()
+    assert "has another version by now" in find()
+    again = run(tmp_path / f"{key}.ipynb", files=[file]).raise_for_failure()
+    assert find() == again.run
+    storage.delete(container, "made.txt")
+    assert "/made.txt of container" in find()
+    (link,) = [each for each in storage.list(container, "provenance/chain/") if each.path.endswith("2.json")]
+    storage.put(container, link.path, b"{}")
+    assert "its evidence is not as it was left: changed  provenance/chain/00000002.json" in find()
+
+
+def test_a_call_that_cannot_be_compared_says_why_and_is_run(publish, functions, connection, container):
+    storage, client = connection.storage, connection.client
+    volatile = publish("print(1)", metadata={"libsafe": {"volatile": "time"}})
+    secret = publish("print(1)", parameters="json_sample = {}\ntoken: 'Secret' = ''")
+    other = publish("x <- 1", metadata={"kernelspec": {"name": "bash", "language": "bash"}})
+    found = {
+        each: reuse.Reuse(lambda: client, storage).find(each, container=container, files=())
+        for each in (volatile, secret, other, "absent")
+    }
+
+    assert [each.earlier for each in found.values()] == [None] * 4
+    assert [each.fingerprint for each in found.values()] == [None] * 4
+    assert found[volatile].why == "the function is declared volatile: time"
+    assert found[secret].why == "it takes secret parameters: token"
+    assert "environment" in found[other].why
+    assert "no function 'absent'" in found["absent"].why
