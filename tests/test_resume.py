@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -11,11 +14,12 @@ import jsonschema
 import pytest
 from conftest import REQUEST, takes, write_function
 from engine_runs import wait_for
-from test_calls import read
+from test_calls import end_of, read, record_of
 from test_record_schema import SCHEMA
 from test_run import command_environment
 
 import libsafe_nb
+from libsafe_nb import fingerprint, lineage
 
 STEP = f"""{REQUEST}
 from libnova.com.Api import File as Files
@@ -172,7 +176,7 @@ print(libsafe_nb.call(keys["slow"], params={"to": "/two.txt"}).result(600).raise
     killed.open()
     body = json.loads(read(connection, killed.end(again)["evidence"]))
 
-    assert [each["resumed"] for each in body["calls"]][0] is None
+    assert body["calls"][0]["resumed"] is None
     assert len(killed.calls("step")) == 2
     assert connection.storage.get(killed.container, "one.txt") == b"second /one.txt"
 
