@@ -208,19 +208,20 @@ class Reuse:
         except (_NoneError, LibsafeError) as exc:
             return Answer(why=str(exc))
         wanted = work.whole(surroundings)
-        why = "no earlier run of it is known"
+        why = ""
         try:
             for path in self._hints(container, work.key):
                 try:
                     return Answer(wanted, self._earlier(container, path, work, wanted, patterns))
                 except (_NoneError, LibsafeError) as exc:
-                    why = str(exc)
+                    # The newest's reason is told: what is older was in the same place before.
+                    why = why or str(exc)
                 except (ValueError, KeyError, TypeError, AttributeError) as exc:
                     # What is not of the shape that we write was not written by us.
-                    why = f"{path}: cannot be read ({type(exc).__name__}: {exc})"
+                    why = why or f"{path}: cannot be read ({type(exc).__name__}: {exc})"
         except LibsafeError as exc:
             why = str(exc)
-        return Answer(wanted, why=why)
+        return Answer(wanted, why=why or "no earlier run of it is known")
 
     # What is to be done
 
