@@ -387,7 +387,9 @@ def test_a_call_that_cannot_be_compared_says_why_and_is_run(publish, functions, 
     storage, client = connection.storage, connection.client
     volatile = publish("print(1)", metadata={"libsafe": {"volatile": "time"}})
     secret = publish("print(1)", parameters="json_sample = {}\ntoken: 'Secret' = ''")
-    other = publish("x <- 1", metadata={"kernelspec": {"name": "bash", "language": "bash"}})
+    other = publish(
+        "x <- 1", metadata={"kernelspec": {"name": "bash", "display_name": "Bash", "language": "bash"}}
+    )
     found = {
         each: reuse.Reuse(lambda: client, storage).find(each, container=container, files=())
         for each in (volatile, secret, other, "absent")
