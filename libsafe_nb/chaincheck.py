@@ -7,6 +7,7 @@ moved. With it also a tail that was cut off, and a chain that was made anew.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 from libsafe_nb import chain, evidence, record
 from libsafe_nb.archive import Archive, links
-from libsafe_nb.checks import Check
+from libsafe_nb.checks import Check, differs
 from libsafe_nb.errors import ObjectNotFound
 from libsafe_nb.spilled import Spilled
 from libsafe_nb.witnesscheck import Beside, Trust
@@ -79,6 +80,19 @@ class Chain:
             if chain.number(gone) is not None:
                 yield Check("chain", "missing", gone, "the link was deleted")
         yield from beside.rest(self.digests, deleted)
+
+    def read_link(self, archive: Archive, seq: int) -> Iterator[Check]:
+        """One link alone, for `check_record` of its record: it is well-formed, and the link after it, if there is one, names it."""
+        place = chain.path(seq)
+        data = archive.read(place)
+        body = _parsed(data)
+        problem = _problem(seq, body, data)
+        if problem is None and body is not None:
+            self.links.setdefault(body["record"], body)
+            with contextlib.suppress(ObjectNotFound):
+                after = _parsed(archive.read(chain.path(seq + 1))) or {}
+                problem = differs("prev of the link after it", record.digest(data), after.get("prev"))
+        yield Check("chain", "changed" if problem else "ok", place, problem or "")
 
     def check_record(self, folder: str, files: Mapping[str, bytes]) -> Iterator[Check]:
         """The record and its sums are those of its link."""

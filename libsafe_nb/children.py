@@ -4,8 +4,9 @@ Calls that a function makes of other functions, on the runner's side: asked for,
     {"kind": "child", "key": …, "function": …, …}    before the platform is asked
     {"kind": "child", "key": …, "call": …, …}        what it answered; again, when what is known of the call changes
 
-All lines of one key are one call (`record.calls`). The platform is asked with an idempotency key, so a repetition makes no
-second call. What a call refers to is resolved just before it is asked for (`drafts.py`); `holding.py` knows when that is.
+All lines of one key are one call (`record.calls`). The platform knows a call by another key, of what it asks for and which of
+its kind it is: so a repetition within this run makes no second call, nor does a run that goes on after this one (`past.py`).
+What a call refers to is resolved just before it is asked for (`drafts.py`); `holding.py` knows when that is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from libsafe_nb import declared, errors, evidence, linkage, record, references
 from libsafe_nb.compat.writing import refuse
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from libsafe_nb.client import Client
     from libsafe_nb.models import Replay
     from libsafe_nb.redact.matching import SecretSet
+    from libsafe_nb.reuse import Answer
 
 EVIDENCE = "evidence: "
 """How the job's message begins that says where its evidence is."""
@@ -123,6 +125,7 @@ def ask(
         "job": made["job_id"],
         "version": made["version"],
         "status": made["status"],
+        "parent": made.get("parent_job_id"),
     }
 
 
@@ -236,6 +239,16 @@ def cancel(client: Client, call: str) -> Shape:
 # Within a run ---------------------------------------------------------------------------------------------------------
 
 
+class Past(Protocol):
+    """What earlier runs have done of this one's work (`past.py`)."""
+
+    def earlier(self, order: Order) -> Answer:
+        """The earlier run that stands for a call that may be reused, or why there is none."""
+
+    def ask(self, order: Order, make: Callable[[str], Shape]) -> Shape:
+        """Have a call made under the key that it chooses, or answered by the one that an interrupted run made."""
+
+
 class Children:
     """
     The calls of one run, or of a process that is none. Thread-safe.
@@ -258,6 +271,8 @@ class Children:
         The folder, or the address, in which a path is looked for that the caller does not find; None for none.
     in_run
         False for a process that is no run.
+    past
+        None where each call is made anew.
 
     Attributes
     ----------
@@ -277,10 +292,11 @@ class Children:
         read: Callable[[str, str], bytes] | None = None,
         publish: Publish | None = None,
         beside: str | None = None,
+        past: Past | None = None,
         in_run: bool = True,
     ) -> None:
         self._client, self._run, self._container = client, run, container
-        self._secrets, self._tell, self._read = secrets, tell, read
+        self._secrets, self._tell, self._read, self._past = secrets, tell, read, past
         self._publish, self._beside, self._in_run = publish, beside, in_run
         self._recorded = RecordedCalls(replay.calls) if replay is not None and replay.stub else None
         self._lock = threading.Lock()
@@ -411,17 +427,22 @@ class Children:
         """By which a call of this run is known, in its events too."""
         return f"{self._run}/call-{number}"
 
-    def _idempotency_key(self, order: Order) -> str:
-        """By which the platform knows a repetition of this call. Asked for just before the platform is, at each try."""
-        return self._name(order.number)
-
-    def _answered_earlier(self, order: Order) -> Shape | None:
+    def _answered_earlier(self, order: Order) -> tuple[Shape | None, Shape]:
         """
-        What an earlier run's record tells of the same call, as `look` tells of one that has ended; None to have it run.
+        What an earlier run's record tells of the same call, as `look` tells of one that has ended, or None to have it run; and
+        what the record says of that.
 
         Asked just before the call would be made, with all that it refers to resolved.
         """
-        return None
+        if order.reuse is None or self._past is None:
+            return None, {}
+        answer = self._past.earlier(order)
+        looked: Shape = {"fingerprint": answer.fingerprint, "not_reused": answer.why or None}
+        if answer.earlier is None:
+            return None, looked
+        facts = answer.earlier.facts
+        found: Shape = {name: facts.get(name) for name in (*FACTS, "reused")}
+        return {**found, "scraps": answer.earlier.scraps}, looked
 
     def _by_path(self, client: Callable[[], Client], code: Mapping[str, str]) -> tuple[str, int | None]:
         """Key and version of a function that is called by its path; its bytes are read once, and published."""
@@ -593,8 +614,7 @@ class Children:
             with self._lock:
                 self._last[call] = (key, _kept(found))
                 (self._unread.add if found.get("evidence") and not account else self._unread.discard)(call)
-        reused = {"reused": found["reused"]} if found.get("reused") else {}
-        self._tell({"kind": "child", "key": key, "call": call, **_kept(found), **account, **reused})
+        self._tell({"kind": "child", "key": key, "call": call, **_kept(found), **account})
 
     def _account(self, key: str, found: Shape) -> Shape:
         """What the called run's record tells, once it is stored; that of a run that was cancelled may come later."""
@@ -713,34 +733,44 @@ class _Making:
         calls, key = self._calls, self._draft.key
         if self._draft.scraps:
             refuse_keys(calls._secrets, order.function, order.params)
-        found = calls._answered_earlier(order)
+        given = dict(order.params)
+        found, looked = calls._answered_earlier(order)
+        event = {**self._first("asked"), "files": len(order.files), **looked}
         if found is not None:
-            calls._tell({**self._first("asked"), "files": len(order.files), "params": dict(order.params)})
+            # Nobody reuses a function that takes secrets.
+            calls._tell({**event, "params": given})
             calls._note(key, found)
             return found
-        given = dict(order.params)
-        event = {**self._first("asked"), "files": len(order.files)}
         if self._shown is None or self._draft.scraps:
             self._shown = event["params"] = tellable(self._client(), order.function, given, order.version)
         calls._tell(event)
-        made = ask(
-            self._client(),
-            order.function,
-            container=order.container,
-            files=order.files,
-            params=given,
-            version=order.version,
-            priority=order.priority,
-            timeout=order.timeout,
-            attempts=None if order.retries is None else order.retries + 1,
-            run=calls._run if calls._in_run else None,
-            key=calls._idempotency_key(order),
-        )
+        made = self._asked(order)
         if self._shown != given:
             # The platform took them, so none is a secret.
             calls._tell({"kind": "child", "key": key, "params": given})
         calls._note(key, made)
-        return made
+        # One that an interrupted run made, or that was asked for before, may have ended.
+        return {**made, **calls._seen(made["call"], look)} if made["status"] in ENDED else made
+
+    def _asked(self, order: Order) -> Shape:
+        calls = self._calls
+
+        def make(idempotency_key: str) -> Shape:
+            return ask(
+                self._client(),
+                order.function,
+                container=order.container,
+                files=order.files,
+                params=order.params,
+                version=order.version,
+                priority=order.priority,
+                timeout=order.timeout,
+                attempts=None if order.retries is None else order.retries + 1,
+                run=calls._run if calls._in_run else None,
+                key=idempotency_key,
+            )
+
+        return make(self._draft.key) if calls._past is None else calls._past.ask(order, make)
 
     def _first(self, status: str) -> Shape:
         """The event with all that is known, if none was told yet."""
@@ -799,4 +829,4 @@ def _ids(client: Client, container: str, paths: Sequence[str]) -> dict[str, str]
 
 def _kept(found: Shape) -> Shape:
     """What the record says of a call; its scraps are in its own evidence."""
-    return {name: found[name] for name in FACTS if name in found and name != "call"}
+    return {name: found[name] for name in (*FACTS, "reused", "resumed") if name in found and name != "call"}

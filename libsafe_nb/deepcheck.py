@@ -255,11 +255,20 @@ def _problem(call: Body, caller: Body, data: bytes, body: Any, runs: Mapping[Any
         return problem
     if call.get("reused"):
         return differs("reused", call["reused"], call.get("evidence"))
-    parent = section(body, "parent")
-    return (
-        differs("its record's parent.run", run_of(caller), parent.get("run"))
-        or differs("its record's parent.job", section(caller, "job").get("id"), parent.get("job"))
-        or _used_problem(call, body, runs)
+    return _parent_problem(call, caller, section(body, "parent")) or _used_problem(call, body, runs)
+
+
+def _parent_problem(call: Body, caller: Body, parent: Body) -> str | None:
+    """Who asked for it: its caller, or the interrupted run of the same workflow that either of the two took it over from."""
+    run, job = run_of(caller), section(caller, "job").get("id")
+    if call.get("resumed") and parent.get("run") != run:
+        resumes = section(caller, "resumes")
+        run, job = str(call["resumed"]), resumes.get("job") if call["resumed"] == resumes.get("run") else None
+    elif call.get("status") in OPEN and caller.get("status") == "errored" and parent.get("run") != run:
+        # It went on when its caller was interrupted; whose record must name it then is told by `Tree.rest`.
+        return None
+    return differs("its record's parent.run", run, parent.get("run")) or (
+        None if job is None else differs("its record's parent.job", job, parent.get("job"))
     )
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import deliveries, origins, record
 from libsafe_nb.deliveries import Deliveries, Write
-from libsafe_nb.errands import Errands
+from libsafe_nb.errands import Begun, Errands
 from libsafe_nb.errors import LibsafeError, PlatformError, Unreachable, UsageError
 from libsafe_nb.patience import BUDGET
 from libsafe_nb.redact.matching import SecretSet
@@ -33,6 +33,7 @@ from libsafe_nb.secrets import Secret
 
 if TYPE_CHECKING:
     from libsafe_nb.children import Publish
+    from libsafe_nb.client import Client
     from libsafe_nb.connection import Connection
     from libsafe_nb.execution import CellState
     from libsafe_nb.models import Replay
@@ -75,6 +76,7 @@ class Desk:
         replay: Replay | None = None,
         publish: Publish | None = None,
         beside: str | None = None,
+        past: Begun | None = None,
     ) -> None:
         self.events: list[dict[str, Any]] = []
         self.verdict: bool | None = None
@@ -95,6 +97,7 @@ class Desk:
             answer=self.answer,
             publish=publish,
             beside=beside,
+            past=past,
         )
         self.calls = self._errands.calls
         self.fault: OSError | None = None
@@ -138,6 +141,12 @@ class Desk:
             if isinstance(said, dict) and said.get("reads") is True:
                 for start in range(0, len(ids), READS):
                     client.tell_reads(ids[start : start + READS])
+
+    def tell_left(self, left: Callable[[Client, list[dict[str, Any]]], Iterable[dict[str, Any]]]) -> None:
+        """Note how what the function has set reads back at its end."""
+        if self._replay is None:
+            for each in list(left(self._connection.client, list(self.events))):
+                self._note(self._clean({**each, "at": _now()}))
 
     def take_all(self) -> None:
         """The function has ended: what it said and is still in the door is taken now, not as fast as it can be sent."""

@@ -154,6 +154,12 @@ ENDPOINTS: dict[str, Endpoint] = {
         "unverified",
         "queue a call with chosen files or folders; 429 when too many wait",
     ),
+    "call_preview": Endpoint(
+        "POST",
+        "/function/{function}/preview",
+        "unverified",
+        "what a call would be, without making it: its version, its parameters and the versions of its files",
+    ),
     "trigger_create": Endpoint("POST", "/trigger", "unverified", "add a trigger to a function"),
     "trigger_list": Endpoint(
         "GET",
@@ -174,7 +180,12 @@ ENDPOINTS: dict[str, Endpoint] = {
         "unverified",
         "many calls by `ids`, with their jobs' results; waits for the end of one of them",
     ),
-    "call_update": Endpoint("PUT", "/call/{call}", "unverified", "cancel a call, or set its priority"),
+    "call_update": Endpoint(
+        "PUT",
+        "/call/{call}",
+        "unverified",
+        "cancel a call, set its priority, or take it over from a caller that was interrupted",
+    ),
     "call_requeue": Endpoint(
         "POST", "/call/{call}/requeue", "unverified", "queue a dead, failed or cancelled call once more"
     ),

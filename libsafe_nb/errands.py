@@ -19,12 +19,18 @@ from libsafe_nb.children import Children, Publish
 from libsafe_nb.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
+    from libsafe_nb.children import Past
+    from libsafe_nb.client import Client
     from libsafe_nb.connection import Connection
     from libsafe_nb.models import Replay
     from libsafe_nb.redact.matching import SecretSet
     from libsafe_nb.shapes import Descriptor
+    from libsafe_nb.storage import Storage
 
 BLOCK = 8 * 1024 * 1024
+
+Begun = Callable[["Callable[[], Client]", "Storage", Callable[[dict[str, Any]], None]], "Past"]
+"""Makes what knows of earlier runs, once the run's session is there."""
 
 
 class Errands:
@@ -39,6 +45,8 @@ class Errands:
         The desk's: where each effect is told.
     publish, beside
         For functions that are called by their path (`Children`).
+    past
+        Given the client, the storage and where events go, it knows what earlier runs have done.
 
     Attributes
     ----------
@@ -59,6 +67,7 @@ class Errands:
         answer: Callable[[str, dict[str, Any]], Any],
         publish: Publish | None = None,
         beside: str | None = None,
+        past: Begun | None = None,
     ) -> None:
         from libsafe_nb.compat.session import Attached, Session
 
@@ -95,6 +104,9 @@ class Errands:
             read=lambda where, path: self._session.storage.get(where, path),
             publish=publish,
             beside=beside,
+            past=None
+            if past is None
+            else past(lambda: self._session.client, self._session.storage, attached.tell),
         )
         self.known: dict[str, Callable[..., Any]] = {
             "payload": self._show_payload,

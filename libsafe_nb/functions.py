@@ -187,6 +187,34 @@ class Functions:
         )
         return result
 
+    def preview(
+        self,
+        key: str,
+        *,
+        container: str,
+        files: Sequence[str] = (),
+        params: Mapping[str, Any] | None = None,
+        version: int | None = None,
+    ) -> Shape:
+        """
+        What `call` would make of the same, without making it: `version`, `sha256`, `kind`, `name`, `params` and `files` with
+        their versions.
+        """
+        body: Shape = {
+            "container_id": container,
+            "file_ids": [each for each in files if not each.startswith("/")],
+            "paths": [each for each in files if each.startswith("/")],
+            "params": dict(params or {}),
+            "version": version,
+        }
+        result: Shape = self._client.call("call_preview", function=key, json=body)
+        return result
+
+    def adopt(self, call: str, run: str) -> Shape:
+        """Have an open call belong to the client's job, whose run this is, in place of the one that was interrupted."""
+        result: Shape = self._client.call("call_update", call=call, json={"adopt": run})
+        return result
+
     def calls(self, **by: Any) -> Iterator[Shape]:
         """By `status`, `function`, `container_id`; with `order="newest"` the newest first."""
         return self._client.pages("call_list", {}, params={k: v for k, v in by.items() if v is not None})

@@ -6,7 +6,8 @@ How the records of a workflow are linked. Pure.
 
 A caller reads the record of what it called when that has ended: `account` is what it keeps of it. A called run looks up,
 at its own end, who wrote what it read (`origins.py`). Whoever makes calls may tell more in the events of a run: with a call
-(`kind` `child`) `used` by numbers, `after` and `reused`; with a called run (`kind` `used`, by `run`) the `scraps` it was given.
+(`kind` `child`) `used` by numbers, `after`, `reused`, `fingerprint` and `resumed`; with a called run (`kind` `used`, by `run`)
+the `scraps` it was given. A run that goes on where an interrupted one of the same workflow stopped tells that one (`kind` `resumes`).
 """
 
 from __future__ import annotations
@@ -95,3 +96,11 @@ def used(events: Iterable[Mapping[str, Any]]) -> list[Shape]:
             entry = found.setdefault(str(event["run"]), dict.fromkeys(USED))
             entry.update({name: event[name] for name in USED if event.get(name) is not None})
     return list(found.values())
+
+
+def resumes(events: Iterable[Mapping[str, Any]]) -> Shape | None:
+    """The interrupted run whose calls this one took over: `run`, `job` and `lineage`; None where there is none."""
+    for event in events:
+        if event.get("kind") == "resumes":
+            return {name: str(event.get(name)) for name in ("run", "job", "lineage")}
+    return None

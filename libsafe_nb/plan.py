@@ -70,6 +70,8 @@ class Plan:
     replay: Replay | None = None
     published: Published | None = None
     parent: Parent | None = None
+    fresh: bool = False
+    """Not to go on where an interrupted run of the same workflow stopped."""
 
 
 def within(limits: Limits | None, timeout: float | None) -> Limits:

@@ -192,6 +192,9 @@ def calls(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         "used_runs",
         "after",
         "reused",
+        "fingerprint",
+        "not_reused",
+        "resumed",
     )
     found: dict[str, dict[str, Any]] = {}
     for event in events:

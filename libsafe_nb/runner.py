@@ -27,12 +27,15 @@ from libsafe_nb import (
     closing,
     environment,
     evidence,
+    fingerprint,
     kernels,
     languages,
     lease,
+    lineage,
     publishing,
     record,
     recover,
+    reuse,
 )
 from libsafe_nb.description import described
 from libsafe_nb.desk import Desk
@@ -50,18 +53,24 @@ from libsafe_nb.facts import Facts
 from libsafe_nb.hosts import Hosts
 from libsafe_nb.interrupts import Interrupts
 from libsafe_nb.journal import SOCKETS, Journal
+from libsafe_nb.lineage import Lineage
 from libsafe_nb.models import Parent, Published, Replay, Run
 from libsafe_nb.notebook import FunctionNotebook
+from libsafe_nb.past import Past
 from libsafe_nb.payloads import Payload
 from libsafe_nb.plan import Plan, prepare, within
 from libsafe_nb.processes import ProcessId
 from libsafe_nb.redact import LiveFilter, Redaction, redact_document
+from libsafe_nb.reuse import Reuse
 from libsafe_nb.sealing import Sealed, Story, seal
 from libsafe_nb.settings import Settings
 
 if TYPE_CHECKING:
+    from libsafe_nb.client import Client
     from libsafe_nb.connection import Connection
+    from libsafe_nb.errands import Begun
     from libsafe_nb.execution import CellState, Limits, Outcome, RunStatus
+    from libsafe_nb.storage import Storage
 
 HURRY = 10.0
 """Seconds for each call after a signal."""
@@ -94,6 +103,7 @@ def run(
     identity: str | None = None,
     workers: int | None = None,
     dask: str | None = None,
+    fresh: bool = False,
 ) -> Run:
     """
     Run one function notebook, store its evidence and end its job.
@@ -143,6 +153,9 @@ def run(
         platform's workers; a call that waits for calls of its own is none of them. They end with the run.
     dask
         The same by the workers of a Dask cluster: the address of its scheduler, or `local`, where `workers` says how many.
+    fresh
+        Of a workflow: make each call anew. By default a run takes over the calls of an interrupted run of the same code,
+        parameters and files; of any other run nothing is taken over.
 
     Returns
     -------
@@ -174,7 +187,9 @@ def run(
             allow_deleted=queued,
             run=identity,
         )
-        plan = dataclasses.replace(plan, replay=replay, published=_exactly(published, plan), parent=parent)
+        plan = dataclasses.replace(
+            plan, replay=replay, published=_exactly(published, plan), parent=parent, fresh=fresh
+        )
         recover.quietly(plan.connection, plan.witness)
         course = _Course(plan, interrupts, began, on_start, Hosts(plan.connection, workers, dask))
         if wait:
@@ -374,6 +389,13 @@ def _facts(plan: Plan, started: datetime) -> Facts:
         "s3": connection.s3.endpoint,
         "replay_of": dict(plan.replay.origin) if plan.replay else None,
         "parent": dataclasses.asdict(plan.parent) if plan.parent else None,
+        "fingerprint": fingerprint.of_work(
+            function,
+            secrets=plan.supplied,
+            container=payload.container,
+            params=payload.params,
+            files=plan.files,
+        ).to_json(),
     }
     clean = redact_document(plan.secrets, record.plain(known)).data
     assert connection.settings.url is not None
@@ -491,6 +513,7 @@ def _at_the_door(
         replay=plan.replay,
         publish=publishing.by_path,
         beside=_beside(plan),
+        past=None if plan.replay is not None else _past(plan),
     )
     with contextlib.closing(desk):
         door = sockets / "door"
@@ -516,6 +539,7 @@ def _at_the_door(
         executed = _executed(course, journal, outcome)
         if not signalled:
             desk.tell_reads()
+            desk.tell_left(reuse.left)
             desk.settle_calls()
             if plan.parent is not None:
                 desk.tell_used()
@@ -527,6 +551,41 @@ def _at_the_door(
             redactions=[dataclasses.asdict(each) for each in _redactions(course)],
         )
     return desk, outcome, executed
+
+
+def _past(plan: Plan) -> Begun:
+    """What earlier runs have done of this one's work, for the calls that it makes."""
+    function, payload = plan.function, plan.payload
+    run, job, container = plan.run, payload.job, payload.container
+
+    def finish(left: str) -> None:
+        with contextlib.suppress(LibsafeError):
+            list(recover.recover([left], settings=plan.connection.settings, lost=False))
+
+    def begun(client: Callable[[], Client], storage: Storage, tell: Callable[[dict[str, Any]], None]) -> Past:
+        def found() -> Lineage:
+            if client().job(job).get("call_id") is not None:
+                return lineage.of_queued(client(), job=job)
+            digest = fingerprint.of_workflow(
+                function, container=container, user=payload.user, params=payload.params, files=plan.files
+            )
+            return lineage.of_workflow(
+                client(),
+                storage,
+                digest=digest,
+                container=container,
+                run=run,
+                job=job,
+                finish=finish,
+                fresh=plan.fresh,
+            )
+
+        irrelevant = fingerprint.names_of(function.metadata, "irrelevant_packages")
+        return Past(
+            client, storage, run=run, found=found, reuse=Reuse(client, storage, irrelevant), tell=tell
+        )
+
+    return begun
 
 
 def socket_folder() -> str:

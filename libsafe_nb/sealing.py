@@ -21,7 +21,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from libsafe_nb import dossier, environment, evidence, linkage, record
+from libsafe_nb import dossier, environment, evidence, fingerprint, linkage, record
 from libsafe_nb.errors import SecretsRemain
 from libsafe_nb.execution import CellState, Outcome
 from libsafe_nb.facts import Facts
@@ -295,6 +295,10 @@ def _record(
         "calls": linkage.calls(events),
         "parent": facts.record.get("parent"),
         "used": linkage.used(events),
+        "resumes": linkage.resumes(events),
+        "fingerprint": fingerprint.of_run(
+            known.get("fingerprint"), surroundings, events, facts.files, replay=bool(known.get("replay_of"))
+        ),
         "not_captured": record.NOT_CAPTURED,
     }
     body["function"] = {**known["function"], "executed_code_sha256": record.code_hash(node["cells"])}

@@ -95,6 +95,11 @@ def _run_options(command: Any) -> Any:
             help="The same by the workers of a Dask cluster: tcp://HOST:PORT of its scheduler, or local.",
         ),
         click.option(
+            "--fresh",
+            is_flag=True,
+            help="Make each call of a workflow anew. Default: take over the calls of an interrupted run of the same workflow.",
+        ),
+        click.option(
             "--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else."
         ),
     ]
@@ -148,6 +153,7 @@ def _execute(
     cpu: int | None,
     workers: int | None,
     dask: str | None,
+    fresh: bool,
     as_json: bool,
 ) -> None:
     # These are checked before papermill is imported: a typing error is answered at once.
@@ -173,6 +179,7 @@ def _execute(
             on_cell=progress.on_cell,
             workers=workers,
             dask=dask,
+            fresh=fresh,
         )
     if as_json:
         click.echo(json.dumps(finished.to_json(), ensure_ascii=False))

@@ -413,6 +413,21 @@ def renew(
     return True
 
 
+def adopt(db: Database, call: sqlite3.Row, job: int, run: str) -> bool:
+    """
+    Have an open call belong to another job than the one that asked for it and has ended: whoever waits for it then is known to
+    wait, and cancelling that job reaches it. Whether that could be done.
+    """
+    if call["parent_job"] == job:
+        return True
+    before = db.one("SELECT status FROM job WHERE id = ?", (call["parent_job"],))
+    if call["status"] in ENDED or before is None or before["status"] in ("QUEUED", "RUNNING"):
+        return False
+    db.execute("UPDATE call SET parent_job = ?, parent_run = ? WHERE id = ?", (job, run, call["id"]))
+    reroot(db, call, job)
+    return True
+
+
 def let_go(db: Database, call: sqlite3.Row, at: float) -> None:
     """The worker is done with a run whose job is still open, as its evidence waits: taken up again at this time."""
     db.execute("UPDATE call SET lease_owner = NULL, lease_until = ? WHERE id = ?", (at, call["id"]))

@@ -59,12 +59,8 @@ def call_create(ask: Ask) -> dict[str, Any]:
         version = functions.version_of(ask.db, function["id"], number(version, name="version"))["number"]
     lineage, depth = firing.ancestry(ask.db, ask.job), _depth(ask)
     chosen = _files(ask, container, fields)
-    trigger = ask.db.one(
-        "SELECT * FROM function_trigger WHERE function_id = ? AND type = ? AND enabled"
-        " AND (container_id IS NULL OR container_id = ?) ORDER BY id LIMIT 1",
-        (function["id"], ON_DEMAND, container),
-    )
-    given = {**(json.loads(trigger["params"]) if trigger else {}), **params(fields.get("params"))}
+    trigger = _on_demand(ask, function["id"], container)
+    given = _params(trigger, fields)
     current = functions.version_of(ask.db, function["id"], version or function["version"])
     functions.check_params(function, current, given)
     call = queue.make(
@@ -91,6 +87,54 @@ def call_create(ask: Ask) -> dict[str, Any]:
         ),
     )
     return by_id(ask, call)
+
+
+def call_preview(ask: Ask) -> dict[str, Any]:
+    """
+    What `call_create` would make of the same fields: `version` with its `sha256`, `kind` and `name`, `params` with those of the
+    function's trigger, and `files` in order with their versions, as the rows know them.
+    """
+    function, fields = functions.asked(ask), ask.fields()
+    container = ask.container(number(fields.get("container_id"), name="container_id"))["id"]
+    version = fields.get("version")
+    wanted = function["version"] if version is None else number(version, name="version")
+    about = functions.version_of(ask.db, function["id"], wanted)
+    given = _params(_on_demand(ask, function["id"], container), fields)
+    functions.check_params(function, about, given)
+    ids = json.dumps(list(_files(ask, container, fields)))
+    rows = ask.db.all(
+        "SELECT file.id, file.path, version_id, size FROM json_each(?) chosen JOIN file ON file.id = chosen.value ORDER BY chosen.key",
+        (ids,),
+    )
+    return {
+        "version": about["number"],
+        **{name: about[name] for name in ("sha256", "kind", "name")},
+        "params": given,
+        "files": [
+            {
+                "id": str(row["id"]),
+                "fullpath": "/" + row["path"],
+                "size": row["size"],
+                "version_id": row["version_id"],
+            }
+            for row in rows
+        ],
+    }
+
+
+def _on_demand(ask: Ask, function: int, container: int) -> sqlite3.Row | None:
+    """The trigger through which a function is called on demand in a container, if it has one."""
+    row: sqlite3.Row | None = ask.db.one(
+        "SELECT * FROM function_trigger WHERE function_id = ? AND type = ? AND enabled"
+        " AND (container_id IS NULL OR container_id = ?) ORDER BY id LIMIT 1",
+        (function, ON_DEMAND, container),
+    )
+    return row
+
+
+def _params(trigger: sqlite3.Row | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """Those of the trigger, and what is given above them."""
+    return {**(json.loads(trigger["params"]) if trigger else {}), **params(fields.get("params"))}
 
 
 async def prepare(ask: Ask) -> None:
@@ -336,8 +380,16 @@ def seconds(fields: dict[str, Any], name: str, default: float, most: float) -> f
 
 
 def call_update(ask: Ask) -> dict[str, Any]:
-    """`priority`, or `status: "cancelled"`: one that waits never runs, one that runs is told within seconds."""
+    """
+    `priority`; or `status: "cancelled"`: one that waits never runs, one that runs is told within seconds; or `adopt`, with the id
+    of a run of the job that asks: the call is that job's from now on, as the one that had asked for it was interrupted.
+    """
     call, fields = find(ask), ask.fields()
+    if "adopt" in fields:
+        if ask.job is None:
+            raise Problem(400, "adopt: expected to be asked by a job")
+        if not queue.adopt(ask.db, call, ask.job, text(fields["adopt"], "adopt", most=36)):
+            raise Problem(409, f"call {call['id']} has ended, or the job that asked for it has not")
     if "priority" in fields:
         ask.db.execute(
             "UPDATE call SET priority = ? WHERE id = ?", (_priority(ask, fields["priority"]), call["id"])
