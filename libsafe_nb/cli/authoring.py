@@ -83,7 +83,7 @@ def check_(notebooks: tuple[str, ...], as_json: bool) -> None:
     "--to", "folder", metavar="FOLDER", default="", help="Folder in the container. Default: its top."
 )
 def upload_(files: tuple[str, ...], container: str | None, folder: str) -> None:
-    """Store files in a container, as /FOLDER/NAME.
+    """Store files in a container, as /FOLDER/NAME; of a folder all that lies in it.
 
     Equal bytes are not stored again, others become a new version. A notebook in which a key is pasted is refused.
     """
