@@ -6,7 +6,7 @@ import subprocess
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_function
 
 from libsafe_nb import check, errors, kernels, template
 
@@ -108,14 +108,15 @@ def test_one_file_that_fails_is_told_and_the_others_go_on(
 
 
 def test_a_workflow_tells_which_of_its_calls_failed(new, run, connection, container):
-    connection.storage.put(container, "/a.txt", b"a")
-    file = connection.client.file_by_path(container, "/a.txt")["id"]
-    done = run(new("workflow"), files=[file], on_start=lambda _: connection.client.delete_file(file))
+    path = new("workflow")
+    write_function(path.with_name("per_file.ipynb"), "raise ValueError('not today')")
+    done = run(path, uploads=SAMPLES[:1])
 
     told = [each["message"] for each in connection.client.messages(done.job) if each["type"] == "ERROR"]
     assert (done.status, done.error) == ("failed", None)
-    assert len(told) == 2
-    assert all(f": failed: libsafe://{container}/provenance/" in each for each in told)
+    assert len(told) == 1
+    assert "per_file" in told[0]
+    assert f": failed: libsafe://{container}/provenance/" in told[0]
 
 
 @pytest.mark.parametrize("name", template.names())
