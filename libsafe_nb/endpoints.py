@@ -166,6 +166,12 @@ ENDPOINTS: dict[str, Endpoint] = {
         "GET", "/call", "unverified", "calls, by `status`, `function`, `container_id`; `order=newest`"
     ),
     "call_get": Endpoint("GET", "/call/{call}", "unverified", "one call"),
+    "call_ended": Endpoint(
+        "POST",
+        "/call/ended",
+        "unverified",
+        "which of many calls have ended; answered when one has, or after `wait` seconds",
+    ),
     "call_update": Endpoint("PUT", "/call/{call}", "unverified", "cancel a call, or set its priority"),
     "call_requeue": Endpoint(
         "POST", "/call/{call}/requeue", "unverified", "queue a dead, failed or cancelled call once more"

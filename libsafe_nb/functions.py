@@ -42,6 +42,7 @@ class Functions:
         title: str = "",
         description: str = "",
         parameters: Sequence[Mapping[str, Any]] = (),
+        listed: bool = True,
     ) -> Shape:
         """
         Store `data` as a new version, which becomes the current one; bytes that equal the current one's make none.
@@ -57,6 +58,8 @@ class Functions:
             "description": description,
             "parameters": [dict(each) for each in parameters],
         }
+        if not listed:
+            body["listed"] = False
         result: Shape = self._client.call("function_publish", json=body)
         return result
 
@@ -133,6 +136,8 @@ class Functions:
         params: Mapping[str, Any] | None = None,
         version: int | None = None,
         priority: int = 0,
+        timeout: float | None = None,
+        attempts: int | None = None,
         run: str | None = None,
         idempotency_key: str | None = None,
         when_full: bool = True,
@@ -158,6 +163,10 @@ class Functions:
             body["version"] = version
         if run is not None:
             body["run"] = run
+        if timeout is not None:
+            body["timeout"] = timeout
+        if attempts is not None:
+            body["attempts"] = attempts
         result: Shape = self._client.call(
             "call_create", function=key, json=body, idempotency_key=idempotency_key, when_full=when_full
         )
@@ -170,6 +179,21 @@ class Functions:
     def get_call(self, call: str) -> Shape:
         result: Shape = self._client.call("call_get", call=call)
         return result
+
+    def ended(self, calls: Sequence[str], *, wait: float, question: str) -> list[str]:
+        """
+        Which of these calls neither wait nor run any more; answered when there is one, or after `wait` seconds.
+
+        `question` is a name for this question, by which `hurry` ends the wait.
+        """
+        found = self._client.call(
+            "call_ended", json={"calls": list(calls), "wait": wait, "question": question}
+        )
+        return [str(each) for each in found["ended"]]
+
+    def hurry(self, question: str) -> None:
+        """Have a question of `ended` answered at once, also one that has not arrived yet."""
+        self._client.call("call_ended", json={"calls": [], "wait": 0, "hurry": question})
 
     def job(self, job: str) -> Job:
         """The job of a call: its `progress` from 0 to 1 (None when it has not said), when it started, and its state."""

@@ -21,7 +21,7 @@ MAX_PATHS = 8_000_000
 """Characters of their paths together: each may need six bytes in the payload, which may have 64 MiB."""
 MAX_LOOKS = 100
 """Paths that the store is asked for before a call is made."""
-MAX_DEPTH = 16
+MAX_DEPTH = 32
 """How deep functions may call each other."""
 RETRY_AFTER = 5
 UNREACHABLE = "the platform's own user, as whom functions run, may not work there"
