@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -35,6 +36,8 @@ def new(
     name
         A local path, or `libsafe://CONTAINER/path`. With `.py` at its end it is written in percent format; where it has
         neither that nor `.ipynb`, `.ipynb` is added. The function's key is made of its last part.
+    template_name
+        The functions that its function calls by path are begun beside it (`parts`); one that is there already is left as it is.
     title
         By default its last part in words: `count_pages` is "Count pages".
 
@@ -49,14 +52,27 @@ def new(
     if not last.removesuffix(NOTEBOOK).removesuffix(percent.SUFFIX):
         raise UsageError(f"{name!r}: expected a name for the function, such as count_pages, found none")
     place = name if PurePosixPath(name).suffix in (NOTEBOOK, percent.SUFFIX) else name + NOTEBOOK
+    beside = parts(place, template_name)
+    if place in beside:
+        raise UsageError(f"{place}: a function that it calls is begun under that name; choose another one")
     stem = PurePosixPath(place).stem
     node = template.notebook(template_name, title=title or _in_words(stem), key=slug(stem))
     data = _bytes(node, place, template_name)
-    if place.startswith("libsafe://"):
-        _put(place, data, settings)
-    else:
-        _create(Path(place), data)
+    _begin(place, data, settings)
+    for part, part_template in beside.items():
+        with contextlib.suppress(_Taken):
+            _begin(
+                part,
+                _bytes(template.notebook(part_template, key=part_template), part, part_template),
+                settings,
+            )
     return place
+
+
+def parts(place: str, template_name: str) -> dict[str, str]:
+    """Where the functions lie that a function at `place` from a template calls by path, and from which template each is."""
+    folder = place[: len(place) - len(PurePosixPath(place).name)]
+    return {f"{folder}{each}{NOTEBOOK}": each for each in template.BESIDE.get(template_name, ())}
 
 
 def _in_words(stem: str) -> str:
@@ -77,6 +93,17 @@ def _bytes(node: Any, place: str, template_name: str) -> bytes:
     return percent.write(node, name=place).encode()
 
 
+class _Taken(UsageError):
+    """There is a file already."""
+
+
+def _begin(place: str, data: bytes, settings: Settings | None) -> None:
+    if place.startswith("libsafe://"):
+        _put(place, data, settings)
+    else:
+        _create(Path(place), data)
+
+
 def _put(address: str, data: bytes, settings: Settings | None) -> None:
     container, path = split(address)
     kind = TYPES[NOTEBOOK] if path.endswith(NOTEBOOK) else None
@@ -85,7 +112,7 @@ def _put(address: str, data: bytes, settings: Settings | None) -> None:
     try:
         connection.storage.put(container, path, data, if_none_match=True, content_type=kind)
     except PreconditionFailed as exc:
-        raise UsageError(f"{address}: there is a file already; choose another name") from exc
+        raise _Taken(f"{address}: there is a file already; choose another name") from exc
     finally:
         connection.close()
 
@@ -97,6 +124,6 @@ def _create(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except FileExistsError as exc:
-        raise UsageError(f"{path}: there is a file already; choose another name") from exc
+        raise _Taken(f"{path}: there is a file already; choose another name") from exc
     except OSError as exc:
         raise UsageError(f"{path}: cannot be written ({exc.strerror or exc})") from exc

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from libsafe_nb.payloads import Payload
 from libsafe_nb.redact.matching import SecretSet
 from libsafe_nb.secrets import SAMPLE_KEY, Secret, weakness
 from libsafe_nb.settings import Settings
+from libsafe_nb.trees import laid_out
 from libsafe_nb.witness import Witness
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def prepare(
     container = container or None
     lent = connection is not None
     settings = connection.settings if connection is not None else settings
-    check_uploads(uploads)
+    local = laid_out(uploads)
     # What needs no platform is checked before one is started.
     function = None
     if isinstance(notebook, FunctionNotebook):
@@ -128,7 +128,7 @@ def prepare(
     secrets = _secrets(connection, given, function, {**own, **witnessed.secrets()})
     base = given or Payload.manual(container=container or DEFAULT_CONTAINER)
     base = base.replace(container=container, params=bound)
-    found = find_files(connection, base, files, uploads, allow_deleted=allow_deleted)
+    found = find_files(connection, base, files, local, allow_deleted=allow_deleted)
     base = base.replace(
         api={**base.api, "url": connection.settings.url},
         file_ids=[each["id"] for each in found],
@@ -219,23 +219,6 @@ def read_local(path: Path, *, script: bool = False) -> FunctionNotebook:
     return parse(read_bytes(path), str(path), script=script)
 
 
-def check_uploads(uploads: Sequence[Path]) -> None:
-    """Files that can be read, each with a plain name of its own; else `UsageError`."""
-    seen: dict[str, Path] = {}
-    for path in uploads:
-        if not path.is_file():
-            raise UsageError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}")
-        if not os.access(path, os.R_OK):
-            raise UsageError(f"{path}: cannot be read")
-        if path.name == "provenance" or "\\" in path.name or not path.name.isprintable():
-            raise UsageError(f"{str(path)!r}: expected a plain name, got {path.name!r}")
-        if path.name in seen:
-            raise UsageError(
-                f"{path}: {seen[path.name]} has the same name; both would be stored as /{path.name}"
-            )
-        seen[path.name] = path
-
-
 def is_remote(notebook: str | Path) -> bool:
     return str(notebook).startswith("libsafe://")
 
@@ -296,7 +279,7 @@ def find_files(
     connection: Connection,
     payload: Payload,
     files: Sequence[str],
-    uploads: list[Path],
+    uploads: Mapping[str, Path],
     *,
     allow_deleted: bool = False,
 ) -> list[dict[str, Any]]:
@@ -323,12 +306,12 @@ def find_files(
     found = [
         by_id[name] if _is_id(name) else _by_path(connection, payload.container, name) for name in wanted
     ]
-    for path in uploads:
+    for name, path in uploads.items():
         try:
-            connection.storage.upload(payload.container, f"/{path.name}", path)
+            connection.storage.upload(payload.container, name, path)
         except OSError as exc:
             raise UsageError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
-        found.append(_await_file(connection, payload.container, f"/{path.name}"))
+        found.append(_await_file(connection, payload.container, name))
     return list({each["id"]: each for each in found}.values())
 
 

@@ -119,7 +119,8 @@ def run(
     files
         Ids or paths (with a leading slash) of files in the container, beside those of the payload.
     uploads
-        Local files, stored as `/{basename}` and added to the run's files; equal bytes are not stored again.
+        Local files, stored as `/{basename}` and added to the run's files, and folders, of which each file is stored as
+        `/{folder}/{path within it}`; equal bytes are not stored again.
     params
         Function parameters; one that the notebook does not declare is refused.
     job

@@ -12,6 +12,9 @@ from libsafe_nb.evidence import slug
 BLANK = "blank"
 """The one that is taken when none is asked for, and the first in every list."""
 
+BESIDE = {"workflow": ("per_file", "report")}
+"""Templates whose functions call others by path: those that are begun beside them, each as `{template}.ipynb`."""
+
 _KEY = '"function": {"id": "0", "key": ""}'
 _HEADING = re.compile(r"\A# .*")
 

@@ -23,7 +23,7 @@ from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import UsageError
 from libsafe_nb.models import Run
 from libsafe_nb.papermill_io import split
-from libsafe_nb.plan import check_uploads
+from libsafe_nb.trees import laid_out
 
 
 @contextlib.contextmanager
@@ -150,8 +150,8 @@ def run(
     Parameters
     ----------
     files
-        In their order: a local file is stored as `/{basename}`; else a path in the container (`/a.txt` or
-        `libsafe://CONTAINER/a.txt`) or a file's id.
+        In their order: a local file is stored as `/{basename}`, a local folder with all that lies in it; else a path in the
+        container (`/a.txt` or `libsafe://CONTAINER/a.txt`) or a file's id.
     find
         Where a relative local path lies.
     options
@@ -170,11 +170,13 @@ def run(
 def _stored(container: Container, files: Sequence[str | Path], find: Callable[[str], Path]) -> list[str]:
     """The files by their paths or ids in the container; local ones are put there."""
     found = [_located(container, each, find) for each in files]
-    check_uploads([each for each in found if isinstance(each, Path)])
+    local_files = laid_out(each for each in found if isinstance(each, Path))
+    for name, file in local_files.items():
+        container.put(name, file)
+    names: list[str] = []
     for each in found:
-        if isinstance(each, Path):
-            container.put(f"/{each.name}", each)
-    return [f"/{each.name}" if isinstance(each, Path) else each for each in found]
+        names += laid_out([each]) if isinstance(each, Path) else [each]
+    return names
 
 
 def _located(container: Container, name: str | Path, find: Callable[[str], Path]) -> str | Path:

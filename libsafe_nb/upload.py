@@ -9,8 +9,9 @@ from libsafe_nb import check, handlers, percent
 from libsafe_nb.connection import connect
 from libsafe_nb.errors import NotebookError, UsageError
 from libsafe_nb.objects import Stored, refuse_evidence
-from libsafe_nb.plan import DEFAULT_CONTAINER, check_uploads
+from libsafe_nb.plan import DEFAULT_CONTAINER
 from libsafe_nb.settings import Settings
+from libsafe_nb.trees import laid_out
 
 
 def upload(
@@ -21,7 +22,9 @@ def upload(
     settings: Settings | None = None,
 ) -> list[Stored]:
     """
-    Store local files as `/{folder}/{basename}`; equal bytes are not stored again, others become a new version.
+    Store local files as `/{folder}/{basename}`, and a local folder with all that lies in it.
+
+    Equal bytes are not stored again, others become a new version.
 
     Parameters
     ----------
@@ -31,15 +34,15 @@ def upload(
     Raises
     ------
     UsageError
-        A file cannot be read, or two have one name. Nothing was sent.
+        A file cannot be read, a folder holds none, or two have one name. Nothing was sent.
     NotebookError
         A key is pasted in a notebook. Nothing was sent.
     """
-    files = [Path(path) for path in paths]
-    check_uploads(files)
-    refuse_evidence(*[f"{folder.strip('/')}/{file.name}" for file in files])
+    where = f"/{folder.strip('/')}" if folder.strip("/") else ""
+    files = {f"{where}{name}": file for name, file in laid_out(map(Path, paths)).items()}
+    refuse_evidence(*files)
     secrets = check.configured_secrets()
-    for file in files:
+    for file in files.values():
         if file.suffix == ".ipynb" or _is_function(file):
             # A version in the container is there to stay.
             found = check.check(file, secrets=secrets, codes=check.KEYS)
@@ -49,8 +52,7 @@ def upload(
                     f"{found[0]}{more}. Nothing was uploaded; libsafe-nb check shows all", notebook=str(file)
                 )
     storage = connect(settings=settings).storage
-    where = f"/{folder.strip('/')}" if folder.strip("/") else ""
-    return [storage.upload(container or DEFAULT_CONTAINER, f"{where}/{file.name}", file) for file in files]
+    return [storage.upload(container or DEFAULT_CONTAINER, name, file) for name, file in files.items()]
 
 
 def _is_function(file: Path) -> bool:

@@ -51,6 +51,18 @@ def test_a_name_that_is_taken_gets_a_number(ask, read):
     assert read("twice.ipynb") == read("twice-2.ipynb")
 
 
+def test_the_functions_that_a_workflow_calls_are_begun_beside_it_once(ask, read):
+    made = [
+        ask("POST", "new", {"template": "workflow", "folder": "flow", "title": "Take in"}) for _ in range(2)
+    ]
+
+    assert [each.json()["path"] for each in made] == ["flow/take-in.ipynb", "flow/take-in-1.ipynb"]
+    for each in template.BESIDE["workflow"]:
+        stored = ["".join(cell["source"]) for cell in read(f"flow/{each}.ipynb")["cells"]]
+        assert stored == [cell.source for cell in template.notebook(each, key=each).cells]
+    assert ask("POST", "new", {"folder": "flow", "title": "Per file"}).json()["path"] == "flow/per-file.ipynb"
+
+
 def test_nothing_said_is_the_blank_one_under_its_own_title(ask, read):
     path = ask("POST", "new", {}).json()["path"]
 

@@ -146,7 +146,8 @@ FURTHER = {"hash_files": hashes, "find_personal_data": masks, "normalise": copie
 
 
 def test_every_function_is_run():
-    assert set(WANTED) == {path.stem for path in gallery.NOTEBOOKS}
+    # That which calls the others has tests of its own: test_ingest_workflow.py.
+    assert {*WANTED, "ingest_workflow"} == {path.stem for path in gallery.NOTEBOOKS}
 
 
 @pytest.mark.parametrize("name", WANTED)

@@ -208,6 +208,7 @@ CASES = {
             "/bomb.docx": "the extension is 'docx'",
             "/half.zip": "",
         },
+        params={"report": "reports/formats.csv"},
         metadata={
             "/picture.csv": {"format_mime": "image/jpeg"},
             "/truncated.jpg": {},
@@ -337,6 +338,13 @@ CASES = {
     "container_report": Case(
         beside={**FILES, "/$a$.$b$": b"", "/a \"b\", 'c'.txt": b"xx"}, scraps={"files": 12}
     ),
+    "container_report of chosen files": Case(
+        files={"/a.txt": b"a", "/gone.txt": b"g"},
+        beside=FILES,
+        gone=("/gone.txt",),
+        failed={"/gone.txt": "deleted"},
+        scraps={"files": 1},
+    ),
     "container_report of a folder without files": Case(params={"folder": "none"}, scraps={"files": 0}),
 }
 
@@ -384,7 +392,26 @@ def links(left):
     assert re.fullmatch(r"[!-~]+", rows[ODD]["link"]), "a link is ASCII without spaces"
 
 
-FURTHER = {"find_personal_data": places, "normalise": frames, "container_report": links}
+def formats(left):
+    rows = {row["file"]: row for row in left.rows("/reports/formats.csv")}
+    assert set(rows) == set(CASES["identify_formats"].files) - set(CASES["identify_formats"].failed)
+    for path in ("/picture.csv", "/truncated.jpg", "/zeros"):
+        found = left.metadata(path)
+        assert rows[path] == {
+            "file": path,
+            "id": left.place.file(path).id,
+            **{field: found.get(f"format_{field}", "") for field in ("puid", "name", "version", "mime")},
+            "warning": rows[path]["warning"],
+        }
+    assert rows["/zeros"]["warning"] == "its format is not known"
+
+
+FURTHER = {
+    "find_personal_data": places,
+    "normalise": frames,
+    "container_report": links,
+    "identify_formats": formats,
+}
 
 
 # What a fetch.txt may ask for -----------------------------------------------------------------------------------

@@ -47,6 +47,24 @@ def test_what_is_there_is_not_overwritten(tmp_path):
     assert (tmp_path / "f.ipynb").read_text() == "mine"
 
 
+def test_the_functions_that_a_workflow_calls_are_begun_beside_it(tmp_path, platform, container):
+    (tmp_path / "report.ipynb").write_text("mine")
+    made = command(platform, "new", str(tmp_path / "take_in.py"), "--template", "workflow")
+    there = command(platform, "new", f"libsafe://{container}/f/take_in", "--template", "workflow")
+    refused = command(platform, "new", str(tmp_path / "per_file.ipynb"), "--template", "workflow")
+
+    assert made.stdout.split() == [
+        str(tmp_path / f"{each}") for each in ("take_in.py", "per_file.ipynb", "report.ipynb")
+    ]
+    assert there.stdout.split() == [
+        f"libsafe://{container}/f/{each}.ipynb" for each in ("take_in", "per_file", "report")
+    ]
+    assert (tmp_path / "report.ipynb").read_text() == "mine"
+    assert '"key": "per_file"' in nbformat.read(tmp_path / "per_file.ipynb", as_version=4).cells[2].source
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "choose another" in refused.stderr
+
+
 def test_in_a_container_it_is_put_on_condition(platform, connection, container):
     address = f"libsafe://{container}/functions/f"
     place = new(address, template_name="per_file", settings=platform.settings)

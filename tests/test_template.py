@@ -6,7 +6,7 @@ import subprocess
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_function
 
 from libsafe_nb import check, errors, kernels, template
 
@@ -52,6 +52,8 @@ def new(tmp_path):
         except errors.NotebookError as exc:
             pytest.skip(str(exc))
         nbformat.write(node, tmp_path / f"{name}.ipynb")
+        for each in template.BESIDE.get(name, ()):
+            nbformat.write(template.notebook(each), tmp_path / f"{each}.ipynb")
         return tmp_path / f"{name}.ipynb"
 
     return new
@@ -66,7 +68,7 @@ def test_a_template_runs_as_it_stands(name, new, run, stored, connection):
     body = json.loads(stored(done, "record.json"))
     assert body["function"]["title"] == "Ours"
     outcomes = {each["path"]: each["outcome"] for each in body["files"]}
-    other = "skipped" if name in ("convert", "report") else "success"
+    other = "skipped" if name in ("convert", "report", "workflow") else "success"
     expected = {f"/{each.name}": other for each in SAMPLES}
     assert outcomes == ({**expected, "/inventory.csv": "success"} if name == "convert" else expected)
     if name == "report" and importlib.util.find_spec("matplotlib"):
@@ -80,7 +82,7 @@ def test_a_template_runs_as_it_stands(name, new, run, stored, connection):
         assert connection.client.file(file["id"])["hashes"] == {"sha256": digest.stdout.split()[0]}
 
 
-@pytest.mark.parametrize("name", [each for each in runnable() if each not in ("blank", "report")])
+@pytest.mark.parametrize("name", [each for each in runnable() if each not in ("blank", "report", "workflow")])
 def test_one_file_that_fails_is_told_and_the_others_go_on(
     name, new, run, stored, connection, container, tmp_path
 ):
@@ -103,6 +105,18 @@ def test_one_file_that_fails_is_told_and_the_others_go_on(
     assert outcomes[0] == "failure"
     assert "success" in outcomes[1:]
     assert "failure" not in outcomes[1:]
+
+
+def test_a_workflow_tells_which_of_its_calls_failed(new, run, connection, container):
+    path = new("workflow")
+    write_function(path.with_name("per_file.ipynb"), "raise ValueError('not today')")
+    done = run(path, uploads=SAMPLES[:1])
+
+    told = [each["message"] for each in connection.client.messages(done.job) if each["type"] == "ERROR"]
+    assert (done.status, done.error) == ("failed", None)
+    assert len(told) == 1
+    assert "per_file" in told[0]
+    assert f": failed: libsafe://{container}/provenance/" in told[0]
 
 
 @pytest.mark.parametrize("name", template.names())

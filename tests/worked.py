@@ -139,7 +139,7 @@ def expanded(word, folder):
         return [word]
     inside = word.removeprefix("notebooks/samples/")
     root = ROOT if inside == word else folder
-    found = sorted(str(path) for path in root.glob(inside) if path.is_file())
+    found = sorted(str(path) for path in root.glob(inside) if path.is_file() or "*" not in inside)
     assert found, f"{word}: no such file"
     return found
 

@@ -28,11 +28,12 @@ def new_(name: str | None, template_name: str, title: str | None, listing: bool)
     """Begin a function: write NAME.ipynb from a template, with its title and key.
 
     NAME is a local path or libsafe://CONTAINER/path; one that ends in .py is written as Python text with '# %%' cells.
-    What is there already is never overwritten.
+    What is there already is never overwritten. With the template workflow the two functions that it calls are begun beside it.
 
     \b
     Examples:
       libsafe-nb new count_pages --template per_file
+      libsafe-nb new take_in --template workflow
       libsafe-nb new libsafe://12/functions/count_pages.ipynb
     """
     from libsafe_nb import new, template
@@ -45,6 +46,8 @@ def new_(name: str | None, template_name: str, title: str | None, listing: bool)
         raise UsageError("new: expected a NAME, such as count_pages; --list tells the templates")
     place = new.new(name, template_name=template_name, title=title)
     click.echo(place)
+    for each in new.parts(place, template_name):
+        click.echo(each)
 
 
 @click.command("check", epilog="Exit codes: 0 nothing found · 1 findings · 2 a notebook cannot be read")
@@ -84,7 +87,7 @@ def check_(notebooks: tuple[str, ...], as_json: bool) -> None:
     "--to", "folder", metavar="FOLDER", default="", help="Folder in the container. Default: its top."
 )
 def upload_(files: tuple[str, ...], container: str | None, folder: str) -> None:
-    """Store files in a container, as /FOLDER/NAME.
+    """Store files in a container, as /FOLDER/NAME; of a folder all that lies in it.
 
     Equal bytes are not stored again, others become a new version. A notebook in which a key is pasted is refused.
     """

@@ -35,7 +35,7 @@ def _run_options(command: Any) -> Any:
             "uploads",
             metavar="LOCAL",
             multiple=True,
-            help="Store a local file as /NAME and run over it. Repeatable.",
+            help="Store a local file as /NAME, or all of a folder below /NAME, and run over it. Repeatable.",
         ),
         click.option(
             "--param",

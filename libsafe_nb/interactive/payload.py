@@ -84,7 +84,7 @@ def payload(
         where = _container(connection, container)
         check_target(connection, where, "")
         made = Payload.manual(container=where, params=params)
-        found = find_files(connection, made, names, [])
+        found = find_files(connection, made, names, {})
         made = made.replace(
             api=_api(connection.settings),
             job=_job(connection, where).id,

@@ -39,7 +39,7 @@ class NewFunction(APIHandler):
     Makes a notebook of `{"template", "folder", "title"}` and answers with its model, without content, as 201.
 
     `title` may be left out or empty: the template's own is taken then. The file is called after the title, with a
-    number where there is one of that name.
+    number where there is one of that name. The functions that it calls by path are begun beside it, if there are none.
     """
 
     auth_resource = "contents"
@@ -54,8 +54,9 @@ class NewFunction(APIHandler):
             raise web.HTTPError(
                 400, f"title: expected at most {LONGEST_TITLE} characters, found {len(title)}"
             )
+        chosen = _text(asked, "template") or template.BLANK
         try:
-            notebook = template.notebook(_text(asked, "template") or template.BLANK, title=title or None)
+            notebook = template.notebook(chosen, title=title or None)
         except UsageError as exc:
             raise web.HTTPError(400, str(exc)) from exc
         contents: Any = self.contents_manager
@@ -63,6 +64,10 @@ class NewFunction(APIHandler):
         if not contents.allow_hidden and await ensure_async(contents.is_hidden(folder)):
             raise web.HTTPError(400, f"{folder}: hidden folders are not written to here")
         made = {"type": "notebook", "content": notebook}
+        for each in template.BESIDE.get(chosen, ()):
+            if not await ensure_async(contents.file_exists(f"{folder}/{each}.ipynb".strip("/"))):
+                part = {"type": "notebook", "content": template.notebook(each, key=each)}
+                await contents.create(part, folder, f"{each}.ipynb", insert="-")
         model = await contents.create(made, folder, wanted, insert="-")
         self.set_status(201)
         self.finish(json.dumps({**model, "content": None}, default=str))

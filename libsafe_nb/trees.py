@@ -1,0 +1,60 @@
+"""Local files, and folders with all that lies in them, which are to be stored: each file, and its path in the container."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from libsafe_nb.errors import UsageError
+
+
+def laid_out(paths: Iterable[Path]) -> dict[str, Path]:
+    """
+    The files by the paths in the container that they get: `/{name}`, those of a folder `/{folder}/{path within it}`.
+
+    A folder's files come in the order of their paths. Links to folders in it are not followed.
+
+    Raises
+    ------
+    UsageError
+        One cannot be read, has no plain name, or would be stored as another one; or a folder holds no file.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        for name, file in _within(path):
+            if not os.access(file, os.R_OK):
+                raise UsageError(f"{file}: cannot be read")
+            if "\\" in name or not name.isprintable() or name.split("/")[1] == "provenance":
+                raise UsageError(f"{str(file)!r}: expected a plain name, got {name[1:]!r}")
+            if name in found:
+                raise UsageError(f"{file}: {found[name]} has the same name; both would be stored as {name}")
+            found[name] = file
+    return found
+
+
+def _within(path: Path) -> Iterator[tuple[str, Path]]:
+    if path.is_file():
+        yield f"/{path.name}", path
+        return
+    if not path.is_dir():
+        raise UsageError(f"{path}: expected a file or a folder, found nothing")
+    # A folder may be given as `.` or `..`, which is no name.
+    top = path.name if path.name not in ("", "..") else path.resolve().name
+    files = sorted(_files(path), key=lambda file: PurePosixPath(file.relative_to(path)).parts)
+    if not files:
+        raise UsageError(f"{path}: expected files in the folder, found none")
+    for file in files:
+        yield f"/{top}/{file.relative_to(path).as_posix()}", file
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
+
+    for place, _, names in os.walk(folder, onerror=refuse):
+        for name in names:
+            file = Path(place, name)
+            if not file.is_file():
+                raise UsageError(f"{file}: expected a file, found none that could be read")
+            yield file
