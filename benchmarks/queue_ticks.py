@@ -78,14 +78,20 @@ def main() -> None:
         at = time.time()
         longest("gather, nothing due", lambda: firing.gather(db, at))
         longest("clocks, none due", lambda: schedule.fire_due(db, at))
-        longest("work waits", lambda: queue.work_waits(db, at))
-        longest("claim (rolled back)", lambda: rolled_back(db, lambda: queue.claim(db, "w", 60, at)["id"]))
+        longest("work waits", lambda: queue.work_waits(db, queue.Claimer("w"), at))
+        longest(
+            "claim (rolled back)",
+            lambda: rolled_back(db, lambda: queue.claim(db, queue.Claimer("w"), 60, at)["id"]),
+        )
         db.execute("UPDATE call SET not_before = ?", (at + 3600,))
-        longest("work waits, all calls in back-off", lambda: queue.work_waits(db, at))
+        longest("work waits, all calls in back-off", lambda: queue.work_waits(db, queue.Claimer("w"), at))
         db.execute("UPDATE call SET not_before = 0")
         for _ in range(4):
-            queue.claim(db, f"w{_}", 3600, at)
-        longest("work waits, the container of all calls is full", lambda: queue.work_waits(db, at))
+            queue.claim(db, queue.Claimer(f"w{_}"), 3600, at)
+        longest(
+            "work waits, the container of all calls is full",
+            lambda: queue.work_waits(db, queue.Claimer("w"), at),
+        )
         longest("a look at 99,000 due events, 9,000 a call", lambda: firing.gather(db, at + 7200, 0.01))
         for files in (1, 100):
             db.execute("UPDATE function_trigger SET batch_files = ?", (files,))

@@ -178,7 +178,7 @@ def call(
     NotFound
         There is no such function, file or container.
     Conflict
-        The function is disabled, or functions call each other 16 deep already.
+        The function is disabled, or functions call each other 32 deep already.
     UsageError
         `files` or `params` are not as above, or none that the function takes.
     PlatformError

@@ -129,7 +129,9 @@ ENDPOINTS: dict[str, Endpoint] = {
     "function_publish": Endpoint(
         "POST", "/function", "unverified", "publish a function, or a new version of it"
     ),
-    "function_list": Endpoint("GET", "/function", "unverified", "all functions"),
+    "function_list": Endpoint(
+        "GET", "/function", "unverified", "all functions; `all=true`: those for calls by path too"
+    ),
     "function_get": Endpoint("GET", "/function/{function}", "unverified", "one function, by its key"),
     "function_update": Endpoint(
         "PUT",
@@ -166,6 +168,12 @@ ENDPOINTS: dict[str, Endpoint] = {
         "GET", "/call", "unverified", "calls, by `status`, `function`, `container_id`; `order=newest`"
     ),
     "call_get": Endpoint("GET", "/call/{call}", "unverified", "one call"),
+    "call_look": Endpoint(
+        "POST",
+        "/call/look",
+        "unverified",
+        "many calls by `ids`, with their jobs' results; waits for the end of one of them",
+    ),
     "call_update": Endpoint("PUT", "/call/{call}", "unverified", "cancel a call, or set its priority"),
     "call_requeue": Endpoint(
         "POST", "/call/{call}/requeue", "unverified", "queue a dead, failed or cancelled call once more"
@@ -180,6 +188,12 @@ ENDPOINTS: dict[str, Endpoint] = {
         "pause or resume the whole queue; how long, and how many, ended calls are kept",
     ),
     "call_claim": Endpoint("POST", "/call/claim", "unverified", "a worker asks for a call, with a lease"),
+    "host_look": Endpoint(
+        "POST",
+        "/call/host",
+        "unverified",
+        "a host of a workflow's own workers asks whether one more is needed",
+    ),
     "call_renew": Endpoint("PUT", "/call/{call}/lease", "unverified", "a worker renews its lease"),
     "call_release": Endpoint(
         "PUT", "/call/{call}/release", "unverified", "a worker is done with a call whose job is still open"

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from libsafe_nb.client import Client
@@ -16,6 +18,15 @@ from libsafe_nb.errors import PlatformError
 from libsafe_nb.shapes import Job
 
 Shape = dict[str, Any]
+
+
+BY_PATH = "by-path."
+
+
+def key_by_path(name: str) -> str:
+    """The key of the function that a file of this name is when it is called by its path."""
+    stem = re.sub(r"[^a-z0-9._-]+", "-", PurePath(name).stem.lower())[:80].strip("-.")
+    return f"{BY_PATH}{stem or 'notebook'}"
 
 
 class Functions:
@@ -42,11 +53,16 @@ class Functions:
         title: str = "",
         description: str = "",
         parameters: Sequence[Mapping[str, Any]] = (),
+        listed: bool = True,
     ) -> Shape:
         """
         Store `data` as a new version, which becomes the current one; bytes that equal the current one's make none.
 
         `name` is the file's, whose extension says how it is read: equal bytes that are read otherwise are a new version.
+
+        Without `listed` it is for calls by path: its key is that of `key_by_path`, it is in no list and takes no trigger, and
+        bytes that equal those of any of its versions make none. Another may publish under the same key at this moment, so a
+        call of it names the `version` of the answer.
         """
         body = {
             "key": key,
@@ -56,12 +72,14 @@ class Functions:
             "title": title,
             "description": description,
             "parameters": [dict(each) for each in parameters],
+            "listed": listed,
         }
         result: Shape = self._client.call("function_publish", json=body)
         return result
 
-    def all(self) -> Iterator[Shape]:
-        return self._client.pages("function_list", {})
+    def all(self, *, unlisted: bool = False) -> Iterator[Shape]:
+        """With `unlisted` those too that were made for calls by path."""
+        return self._client.pages("function_list", {}, params={"all": "true"} if unlisted else {})
 
     def get(self, key: str) -> Shape:
         result: Shape = self._client.call("function_get", function=key)
@@ -133,13 +151,16 @@ class Functions:
         params: Mapping[str, Any] | None = None,
         version: int | None = None,
         priority: int = 0,
+        timeout: float | None = None,
+        attempts: int | None = None,
         run: str | None = None,
         idempotency_key: str | None = None,
         when_full: bool = True,
     ) -> Shape:
         """
         Queue a call; `files` are ids, or paths with a leading slash, where a folder stands for all in it. `run` is that
-        of the client's job, if it has one: the call is that job's child.
+        of the client's job, if it has one: the call is that job's child. `timeout` (seconds of one execution) and `attempts` (in
+        all) are the function's where they are not given.
 
         Raises
         ------
@@ -156,8 +177,11 @@ class Functions:
         }
         if version is not None:
             body["version"] = version
-        if run is not None:
-            body["run"] = run
+        body |= {
+            name: value
+            for name, value in (("timeout", timeout), ("attempts", attempts), ("run", run))
+            if value is not None
+        }
         result: Shape = self._client.call(
             "call_create", function=key, json=body, idempotency_key=idempotency_key, when_full=when_full
         )
@@ -169,6 +193,24 @@ class Functions:
 
     def get_call(self, call: str) -> Shape:
         result: Shape = self._client.call("call_get", call=call)
+        return result
+
+    def look(self, calls: Sequence[str], *, ended: bool = False, wait: float = 0.0) -> list[Shape]:
+        """
+        Many calls by one request: each as `get_call` tells it, with a `job` (`status`, `progress`, `result`, `date_start`,
+        `date_end`, and `evidence`, where only a message tells it) and without its files and parameters.
+
+        Parameters
+        ----------
+        calls
+            At most 100,000 ids. Of those that are unknown, or not the user's, nothing is told.
+        ended
+            Tell those that have ended, and no others.
+        wait
+            Seconds, at most 20, to wait until one of them has ended; answered at once where one has before.
+        """
+        body = {"ids": list(calls), "ended": ended, "wait": wait}
+        result: list[Shape] = self._client.call("call_look", json=body)
         return result
 
     def job(self, job: str) -> Job:
@@ -207,10 +249,31 @@ class Functions:
         result: Shape = self._client.call("queue_update", json={"paused": paused})
         return result
 
-    def claim(self, owner: str, *, lease: float, wait: float) -> Shape | None:
-        result: Shape | None = self._client.call(
-            "call_claim", json={"owner": owner, "lease": lease, "wait": wait}
-        )
+    def claim(
+        self, owner: str, *, lease: float, wait: float, host: Mapping[str, Any] | None = None
+    ) -> Shape | None:
+        """A call for a worker; for one of a workflow's own, `host` holds `root`, `host` and `slots`."""
+        body = {"owner": owner, "lease": lease, "wait": wait, **(host or {})}
+        result: Shape | None = self._client.call("call_claim", json=body)
+        return result
+
+    def host(
+        self, root: str, host: str, slots: int, *, alive: int = 0, died: Sequence[str] = (), wait: float = 0.0
+    ) -> Shape:
+        """
+        What a host of a workflow's own workers has to know, of which `alive` are there: whether to `hire` one more, and whether
+        the workflow is `open`. `died` are names of workers that are dead, or what these begin with. Waits up to `wait`
+        seconds, at most 20, until one is to be hired.
+        """
+        body = {
+            "root": root,
+            "host": host,
+            "slots": slots,
+            "alive": alive,
+            "died": list(died),
+            "wait": wait,
+        }
+        result: Shape = self._client.call("host_look", json=body)
         return result
 
     def renew(

@@ -36,6 +36,7 @@ from libsafe_nb.errors import (
     Unreachable,
 )
 from libsafe_nb.facts import Facts
+from libsafe_nb.hosts import Hosts
 from libsafe_nb.interrupts import Interrupts
 from libsafe_nb.journal import SOCKETS, Journal
 from libsafe_nb.models import Parent, Published, Replay, Run
@@ -80,6 +81,8 @@ def run(
     parent: Parent | None = None,
     queued: bool = False,
     identity: str | None = None,
+    workers: int | None = None,
+    dask: str | None = None,
 ) -> Run:
     """
     Run one function notebook, store its evidence and end its job.
@@ -124,6 +127,11 @@ def run(
         handed over as such, as a trigger's are.
     identity
         Set by a map: the run's id (a UUID), by which its claim names it. By default a new one.
+    workers
+        Of a workflow: the calls that it makes, and what these call, are run by so many processes of this run, and not by the
+        platform's workers; a call that waits for calls of its own is none of them. They end with the run.
+    dask
+        The same by the workers of a Dask cluster: the address of its scheduler, or `local`, where `workers` says how many.
 
     Returns
     -------
@@ -157,7 +165,7 @@ def run(
         )
         plan = dataclasses.replace(plan, replay=replay, published=_exactly(published, plan), parent=parent)
         recover.quietly(plan.connection, plan.witness)
-        course = _Course(plan, interrupts, began, on_start)
+        course = _Course(plan, interrupts, began, on_start, Hosts(plan.connection, workers, dask))
         if wait:
             return course.travel()
         course.start()
@@ -178,11 +186,17 @@ class _Course:
     """One run under way, in this thread or in one of its own."""
 
     def __init__(
-        self, plan: Plan, interrupts: Interrupts, began: float, on_start: Callable[[Run], None] | None
+        self,
+        plan: Plan,
+        interrupts: Interrupts,
+        began: float,
+        on_start: Callable[[Run], None] | None,
+        hosts: Hosts,
     ) -> None:
         from libsafe_nb.execution import Execution
 
         self.plan, self.interrupts, self.began, self.on_start = plan, interrupts, began, on_start
+        self.hosts = hosts
         self.execution = Execution(limits=plan.limits)
         self.run = Run(plan.run, plan.payload.job, plan.payload.container, course=self)
         self.fault: Exception | None = None
@@ -265,6 +279,8 @@ def _journey(course: _Course) -> Run:
             # A killed runner leaves it behind; whoever recovers the run takes it away.
             journal.write("sockets", forced=False, folder=str(sockets))
         course.interrupts.hold()
+        # They outlive the job's end: a call that was cancelled with it still stores its evidence.
+        cleanup.enter_context(course.hosts)
         try:
             plan = course.plan = _with_job(plan, journal)
         except PlatformError as exc:
@@ -470,6 +486,7 @@ def _at_the_door(
             if not journal.job:
                 journal.write("job", job=plan.payload.job)
             _announce(plan, started)
+            course.hosts.begin(plan.payload.job)
             course.interrupts.check()
             journal.write("started")
             with Door(door, desk.answer), lease.kept(plan.connection, plan.payload.container, plan.run):

@@ -1,8 +1,12 @@
 """
-A worker of the local platform (`python -m libsafe_nb.worker ROOT LIFELINE`): claims calls and runs them, one at a time.
+A worker of the local platform, or of a workflow's own host: claims calls and runs them, one at a time.
 
-It ends by itself when nothing waits, and at once when the platform does: LIFELINE is a pipe whose other side the platform
-holds. What it ran then is finished by the next worker, as any interrupted run is (`recover.py`); its journals lie in ROOT.
+    ROOT LIFELINE                                           of the platform in the folder ROOT
+    --job JOB --host NAME --slots N --home HOME LIFELINE    of the workflow whose job this is, on the host NAME
+
+It ends by itself when nothing waits, and at once when who hired it does: LIFELINE is a pipe whose other side that one holds. What
+it ran then is finished by the next worker, as any interrupted run is (`recover.py`); its journals lie in ROOT, or HOME. After a
+SIGTERM it finishes what it is at, and claims nothing more.
 
 The function is the published version, byte for byte: what the platform sends is compared with its digest here, and the
 runner compares once more what it executes.
@@ -12,18 +16,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
+import signal
 import sys
-import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import declared, recover, runner, spared
+from libsafe_nb import declared, plan, recover, runner, spared
 from libsafe_nb import settings as settings_
 from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import LibsafeError, SettingsError, UsageError
@@ -32,6 +35,7 @@ from libsafe_nb.models import Parent, Published, Run
 
 if TYPE_CHECKING:
     from libsafe_nb.execution import CellState
+    from libsafe_nb.notebook import FunctionNotebook
     from libsafe_nb.settings import Settings
 
 LEASE = 300.0
@@ -47,21 +51,38 @@ IDLE = 10.0
 """Seconds without work after which a worker ends."""
 AGAIN = 30.0
 """Seconds until a run whose evidence could not be stored is taken up again."""
-WORK = "work"
-"""Folder in the platform's, of what workers have at hand; the platform clears it when it starts."""
 OPEN = ("QUEUED", "RUNNING")
+READ = 50
+"""Functions that a worker keeps as they were read."""
 
 
 class Worker:
-    def __init__(self, connection: Connection) -> None:
+    """
+    Parameters
+    ----------
+    host
+        Of a workflow's own: `root` (its job), `host` (with which its workers' names begin) and `slots`.
+    """
+
+    def __init__(self, connection: Connection, host: Mapping[str, Any] | None = None) -> None:
         self.connection = connection
         self.functions = Functions(connection.client)
+        self.host = host
         # By its beginning the platform knows which leases are free when this process has died.
-        self.owner = f"{os.getpid()}/{uuid.uuid4().hex}"
+        self.owner = f"{host['host'] if host else ''}{os.getpid()}/{uuid.uuid4().hex}"
+        self.leaving = self.idle = False
+        self._read: dict[tuple[str, int], FunctionNotebook] = {}
+        """Functions that were run before, by key and version."""
+
+    def leave(self, number: int, frame: object) -> None:
+        """Claim nothing more; where it is waiting for a call, end there and then."""
+        self.leaving = True
+        if self.idle:
+            os._exit(0)
 
     def work(self) -> None:
         """Run what waits, until nothing has for `IDLE` seconds."""
-        while (call := self.functions.claim(self.owner, lease=LEASE, wait=IDLE)) is not None:
+        while (call := self._claim()) is not None:
             try:
                 with self._kept(call):
                     ready = self._ready(call)
@@ -69,6 +90,15 @@ class Worker:
                     self._run(call)
             except LibsafeError as exc:
                 self._refused(call, exc)
+
+    def _claim(self) -> dict[str, Any] | None:
+        if self.leaving:
+            return None
+        self.idle = True
+        try:
+            return self.functions.claim(self.owner, lease=LEASE, wait=IDLE, host=self.host)
+        finally:
+            self.idle = False
 
     @contextlib.contextmanager
     def _kept(self, call: dict[str, Any]) -> Iterator[None]:
@@ -96,13 +126,15 @@ class Worker:
         be one. Done before each call, as a run may have been broken off before its job says RUNNING; where nothing was left
         it is a look into a folder.
         """
-        for _ in recover.recover(settings=self.connection.settings, lost=False):
-            pass
-        status = self.connection.client.job(call["job_id"])["status"]
+        began = time.monotonic()
+        left = sum(1 for _ in recover.recover(settings=self.connection.settings, lost=False))
+        status = call["job_status"]
+        if left or status != "QUEUED" or time.monotonic() - began > RENEW:
+            status = self.connection.client.job(call["job_id"])["status"]
         if status == "RUNNING":
             # The process that is at it has not ended yet, or the evidence cannot be stored yet.
             self.functions.release(call["id"], self.owner, delay=2.0)
-        return status == "QUEUED"
+        return bool(status == "QUEUED")
 
     def _run(self, call: dict[str, Any]) -> None:
         if not self.functions.renew(call["id"], self.owner, lease=LEASE, job=call["job_id"]):
@@ -116,29 +148,34 @@ class Worker:
             call["payload"]["function_params"],
             handler=about["kind"] == "handler",
         )
-        data = self.functions.content(about["key"], about["version"])
-        place = self.connection.settings.home / WORK
-        place.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place) as folder:
-            path = Path(folder) / about["name"]
-            path.write_bytes(data)
-            progress = _Progress(data)
-            run = runner.run(
-                call["payload"],
-                path,
-                job=call["job_id"],
-                timeout=call["timeout"],
-                settings=self.connection.settings,
-                published=Published(about["version"], about["sha256"]),
-                parent=Parent(**call["parent"]) if call["parent"] else None,
-                on_cell=progress.on_cell,
-                wait=False,
-                queued=True,
-            )
-            self._watch(call, run, progress)
+        function = self._function(about)
+        progress = _Progress(len(function.node.cells))
+        run = runner.run(
+            call["payload"],
+            function,
+            job=call["job_id"],
+            timeout=call["timeout"],
+            connection=self.connection,
+            published=Published(about["version"], about["sha256"]),
+            parent=Parent(**call["parent"]) if call["parent"] else None,
+            on_cell=progress.on_cell,
+            wait=False,
+            queued=True,
+        )
+        self._watch(call, run, progress)
         if self.connection.client.job(call["job_id"])["status"] in OPEN:
             # Its evidence could not be stored; it is not executed again for that.
             self.functions.release(call["id"], self.owner, delay=AGAIN)
+
+    def _function(self, about: Mapping[str, Any]) -> FunctionNotebook:
+        """The published version, as it was read before where it was."""
+        which = (str(about["key"]), int(about["version"]))
+        if which not in self._read:
+            data = self.functions.content(*which)
+            if len(self._read) >= READ:
+                self._read.clear()
+            self._read[which] = plan.parse(data, about["name"])
+        return self._read[which]
 
     def _watch(self, call: dict[str, Any], run: Run, progress: _Progress) -> None:
         """Give signs of life until the run has ended; cancel it when the call was."""
@@ -179,10 +216,8 @@ class Worker:
 class _Progress:
     """How much of the notebook has run, told as it changes."""
 
-    def __init__(self, data: bytes) -> None:
-        self._cells = 1
-        with contextlib.suppress(ValueError, TypeError, AttributeError):
-            self._cells = max(1, len(json.loads(data)["cells"]))
+    def __init__(self, cells: int) -> None:
+        self._cells = max(1, cells)
         self._done = self._told = 0.0
 
     def on_cell(self, state: CellState) -> None:
@@ -209,24 +244,36 @@ def end_with(lifeline: int) -> None:
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
-def settings_of(root: Path) -> Settings:
-    """The platform's, with its folder as home; who signs and stamps is as this machine's settings say."""
+def settings_of(platform: Path | None, home: Path) -> Settings:
+    """The platform's, or those of the environment; who signs and stamps is as this machine's settings say."""
     own = settings_.load()
+    if platform is None:
+        return dataclasses.replace(own, home=home)
     return dataclasses.replace(
-        settings_.from_platform_file(root / "platform.json"),
-        home=root,
+        settings_.from_platform_file(platform),
+        home=home,
         sign_key=own.sign_key,
         tsa_url=own.tsa_url,
     )
 
 
 def main(arguments: list[str]) -> int:
-    root, lifeline = Path(arguments[0]), int(arguments[1])
-    end_with(lifeline)
+    end_with(int(arguments[-1]))
+    host = None
+    if arguments[0] == "--job":
+        said = dict(zip(arguments[:-1:2], arguments[1:-1:2], strict=True))
+        host = {"root": said["--job"], "host": said["--host"], "slots": int(said["--slots"])}
+        platform = Path(said["--platform"]) if "--platform" in said else None
+        home = Path(said["--home"])
+    else:
+        home = Path(arguments[0])
+        platform = home / "platform.json"
     spared.spare(*spared.JSONSCHEMA, *spared.PAPERMILL)
     try:
-        with contextlib.closing(connect(settings=settings_of(root))) as connection:
-            Worker(connection).work()
+        with contextlib.closing(connect(settings=settings_of(platform, home))) as connection:
+            worker = Worker(connection, host)
+            signal.signal(signal.SIGTERM, worker.leave)
+            worker.work()
     except LibsafeError as exc:
         print(time.strftime("%Y-%m-%d %H:%M:%S"), exc, file=sys.stderr, flush=True)
         return exc.exit_code

@@ -391,18 +391,18 @@ def test_a_cancelled_job_starts_nothing_any_more(functions, publish, container, 
         Functions(client).call(key, container=container)
 
 
-def test_calls_go_sixteen_deep_and_a_childs_writes_know_all_that_led_to_them(
+def test_calls_go_thirty_two_deep_and_a_childs_writes_know_all_that_led_to_them(
     functions, publish, container, connection
 ):
-    """By rows: seventeen kernels would show no more."""
+    """By rows: so many kernels would show no more."""
     key = publish("print(1)")
     functions.update(key, paused=True)
     job, made = None, []
-    for _ in range(17):
+    for _ in range(33):
         with client_of(connection, job) as client:
             made.append(Functions(client).call(key, container=container))
         job = made[-1]["job_id"]
-    deep = pytest.raises(errors.Conflict, match="functions call each other 16 deep already")
+    deep = pytest.raises(errors.Conflict, match="functions call each other 32 deep already")
     with client_of(connection, job) as client, deep:
         Functions(client).call(key, container=container)
     functions.cancel(made[0]["id"])

@@ -84,6 +84,17 @@ def _run_options(command: Any) -> Any:
             "killed: exit code 3. Default: no limit.",
         ),
         click.option(
+            "--workers",
+            type=click.IntRange(1, 1000),
+            metavar="N",
+            help="Of a workflow: its calls are run by N processes of this run. Default: by the platform's workers.",
+        ),
+        click.option(
+            "--dask",
+            metavar="ADDRESS",
+            help="The same by the workers of a Dask cluster: tcp://HOST:PORT of its scheduler, or local.",
+        ),
+        click.option(
             "--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else."
         ),
     ]
@@ -135,6 +146,8 @@ def _execute(
     hung: float,
     memory: int | None,
     cpu: int | None,
+    workers: int | None,
+    dask: str | None,
     as_json: bool,
 ) -> None:
     # These are checked before papermill is imported: a typing error is answered at once.
@@ -158,6 +171,8 @@ def _execute(
             limits=limits,
             script=script,
             on_cell=progress.on_cell,
+            workers=workers,
+            dask=dask,
         )
     if as_json:
         click.echo(json.dumps(finished.to_json(), ensure_ascii=False))

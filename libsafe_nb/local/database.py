@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from libsafe_nb.local import queuetables
+from libsafe_nb.local.bell import Bell
 
-VERSION = 2
+VERSION = 3
 """Of the schema; kept in `user_version`."""
 
-MIGRATIONS = {2: queuetables.TABLES}
+MIGRATIONS = {2: queuetables.TABLES, 3: queuetables.WORKFLOWS}
 """What brings the rows of the version before to this one; a new file gets `SCHEMA` and then all of them."""
 
 SCHEMA = """
@@ -176,11 +177,17 @@ class Database:
     ----------
     secret
         What `causes.py` signs with; it is not stored. By default another one each time.
+
+    Attributes
+    ----------
+    bell
+        Rung by `queue`, for those who wait for a call to come or to end.
     """
 
     def __init__(self, path: Path, secret: bytes | None = None) -> None:
         self.path = path
         self.secret = secret or secrets.token_bytes(32)
+        self.bell = Bell()
         fresh = not path.exists()
         self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         path.chmod(0o600)

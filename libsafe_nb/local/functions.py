@@ -25,6 +25,8 @@ from libsafe_nb.local.database import Database, now
 MAX_NAME = 200
 """Bytes of a published file's name: a worker writes it under this name, and file systems take 255, temporary endings and all."""
 KINDS = ("notebook", "handler")
+BY_PATH = "by-path."
+"""How the keys of functions begin that are called by a path: they are in no list, and have no triggers."""
 KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 SETTINGS: dict[str, tuple[type, float, float]] = {
     "concurrency": (int, 1, 1000),
@@ -49,12 +51,22 @@ def function_publish(ask: Ask) -> dict[str, Any]:
     """
     A new version, which becomes the current one. The bytes of the current version again, read the same way, make none:
     name, title, description and parameters are then what was told last.
+
+    With `listed: false` it is a function for calls by path, whose key begins with `by-path.`: bytes of any of its versions make
+    none, and that version is the current one again.
     """
     need_operator(ask)
     fields = ask.fields()
     key = text(fields.get("key"), "key", most=100)
     if not KEY.fullmatch(key):
         raise Problem(400, f"key: expected lower-case letters, digits, '.', '_' and '-', got {key[:100]!r}")
+    listed = fields.get("listed", True)
+    if not isinstance(listed, bool):
+        raise Problem(400, f"listed: expected true or false, got {str(listed)[:50]!r}")
+    if key.startswith(BY_PATH) is listed:
+        raise Problem(
+            400, f"key: one that begins with {BY_PATH} is for functions that are not listed, got {key!r}"
+        )
     data = _content(fields.get("content"))
     kind = fields.get("kind")
     if kind not in KINDS:
@@ -97,19 +109,28 @@ def _content(given: Any) -> bytes:
 def _new_version(ask: Ask, key: str, sha256: str, kind: str, name: str, told: dict[str, str]) -> None:
     db = ask.db
     row = db.one("SELECT * FROM function WHERE key = ?", (key,))
-    function = row["id"] if row else db.insert("function", key=key, version=1, date_create=now())
+    listed = not key.startswith(BY_PATH)
+    function = (
+        row["id"] if row else db.insert("function", key=key, version=1, listed=int(listed), date_create=now())
+    )
     new = {"sha256": sha256, "kind": kind, "name": name, **told}
     if row is not None:
-        current = version_of(db, function, row["version"])
         # The name's extension says how the bytes are read.
         same = (sha256, kind, PurePosixPath(name).suffix)
-        if same == (current["sha256"], current["kind"], PurePosixPath(current["name"]).suffix):
-            db.execute(
-                "UPDATE function_version SET name = ?, title = ?, description = ?, parameters = ?"
-                " WHERE function_id = ? AND number = ?",
-                (name, told["title"], told["description"], told["parameters"], function, row["version"]),
-            )
-            return
+        before = db.all(
+            "SELECT * FROM function_version WHERE function_id = ? AND sha256 = ? AND (number = ? OR NOT ?)"
+            " ORDER BY number DESC",
+            (function, sha256, row["version"], listed),
+        )
+        for each in before:
+            if same == (each["sha256"], each["kind"], PurePosixPath(each["name"]).suffix):
+                db.execute(
+                    "UPDATE function_version SET name = ?, title = ?, description = ?, parameters = ?"
+                    " WHERE function_id = ? AND number = ?",
+                    (name, told["title"], told["description"], told["parameters"], function, each["number"]),
+                )
+                db.execute("UPDATE function SET version = ? WHERE id = ?", (each["number"], function))
+                return
     last = db.one("SELECT max(number) FROM function_version WHERE function_id = ?", (function,))[0]
     db.insert(
         "function_version",
@@ -123,8 +144,12 @@ def _new_version(ask: Ask, key: str, sha256: str, kind: str, name: str, told: di
 
 
 def function_list(ask: Ask) -> Page:
+    """With `all=true` those too that were made for calls by path."""
     limit = ask.limit()
-    rows = ask.db.all(f"{_SELECT} WHERE f.id > ? ORDER BY f.id LIMIT ?", (ask.after_id(), limit + 1))
+    rows = ask.db.all(
+        f"{_SELECT} WHERE f.id > ? AND (f.listed OR ?) ORDER BY f.id LIMIT ?",
+        (ask.after_id(), ask.query.get("all") == "true", limit + 1),
+    )
     return page(rows, limit, lambda row: row["id"], shape)
 
 
@@ -163,6 +188,11 @@ def _setting(name: str, value: Any, kind: type, least: float, most: float) -> An
     if isinstance(value, bool) or not right or not least <= value <= most:
         raise Problem(400, f"{name}: expected a number from {least:g} to {most:g}, got {str(value)[:50]!r}")
     return kind(value)
+
+
+def setting(fields: dict[str, Any], name: str) -> Any:
+    """What a call says in place of its function; None where it does not."""
+    return None if fields.get(name) is None else _setting(name, fields[name], *SETTINGS[name])
 
 
 def function_versions(ask: Ask) -> list[dict[str, Any]]:
@@ -255,6 +285,7 @@ def shape(row: sqlite3.Row) -> dict[str, Any]:
         "version": row["version"],
         "enabled": bool(row["enabled"]),
         "paused": bool(row["paused"]),
+        "listed": bool(row["listed"]),
         **{name: row[name] for name in ("sha256", "kind", "name", "title", "description")},
         "parameters": json.loads(row["parameters"]),
         **{name: row[name] for name in SETTINGS},

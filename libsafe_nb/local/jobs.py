@@ -14,6 +14,8 @@ from libsafe_nb.local.database import now
 
 STATUSES = ("QUEUED", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
+HOSTS = ("platform", "own")
+"""Whose workers run what is called below a job."""
 MAX_MESSAGE = 1_000_000
 """Characters of one message."""
 
@@ -32,6 +34,7 @@ def job_create(ask: Ask) -> dict[str, Any]:
         function_key=_optional(fields, "function_key"),
         name=_optional(fields, "name"),
         parent_id=parent,
+        hosts=_hosts(fields.get("hosts", HOSTS[0])),
         status="QUEUED",
         date_create=now(),
     )
@@ -76,7 +79,11 @@ def job_key(ask: Ask) -> str:
 
 
 def job_update(ask: Ask) -> dict[str, Any]:
-    """Any of status, progress and result. A job that has ended keeps its status; the same one again is fine."""
+    """
+    Any of status, progress, result and hosts. A job that has ended keeps its status; the same one again is fine.
+
+    `hosts` is for the topmost job of a workflow: with `own` what is called below it is run by workers that name it alone.
+    """
     job = _find(ask, ask.id("job"))
     fields = ask.fields()
     changes: dict[str, Any] = {}
@@ -87,11 +94,15 @@ def job_update(ask: Ask) -> dict[str, Any]:
         if isinstance(progress, bool) or not isinstance(progress, (int, float)) or not 0 <= progress <= 1:
             raise Problem(400, f"progress: expected a number from 0 to 1, got {str(progress)[:50]!r}")
         changes["progress"] = float(progress)
+    if "hosts" in fields:
+        changes["hosts"] = _hosts(fields["hosts"])
     if "result" in fields:
         changes["result"] = json.dumps(fields["result"], ensure_ascii=False)
     if changes:
         columns = ", ".join(f"{name} = ?" for name in changes)
         ask.db.execute(f"UPDATE job SET {columns} WHERE id = ?", [*changes.values(), job["id"]])  # noqa: S608 - our names
+    if "hosts" in changes:
+        queue.rehost(ask.db, job["id"])
     if changes.get("status") in ENDED:
         queue.job_ended(ask.db, job["id"], time.time())
     return _by_id(ask, job["id"])
@@ -170,6 +181,12 @@ def _status(value: Any) -> str:
     return str(value)
 
 
+def _hosts(value: Any) -> str:
+    if value not in HOSTS:
+        raise Problem(400, f"hosts: expected one of {', '.join(HOSTS)}, got {str(value)[:50]!r}")
+    return str(value)
+
+
 def _optional(fields: dict[str, Any], name: str) -> str | None:
     value = fields.get(name)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -188,6 +205,7 @@ def shape(row: sqlite3.Row) -> dict[str, Any]:
         "parent_id": None if row["parent_id"] is None else str(row["parent_id"]),
         "status": row["status"],
         "progress": row["progress"],
+        "hosts": row["hosts"],
         "call_id": None if row["call_id"] is None else str(row["call_id"]),
         "result": None if row["result"] is None else json.loads(row["result"]),
         "date_create": row["date_create"],

@@ -15,6 +15,9 @@ So of the calls that run only these count against a limit when one of some depth
 their own, and those of that depth or deeper. Whoever waits then waits for something deeper, and the deepest can always
 start. At each depth no more run than the limit says, so there are at most (limit x depths) processes in all.
 
+Of a workflow whose job says `hosts: own` the calls, and what these call, are a pool of their own: only workers that name its
+job are given them, and each of its hosts has a limit of its own, counted in the same way. Other calls are the platform's.
+
 Times are seconds since 1970, and given: nothing here looks at a clock.
 """
 
@@ -55,6 +58,10 @@ class Order:
         The functions whose jobs led to it, each once, the oldest first.
     parent_job, parent_run
         Whose function asked for it.
+    root_job
+        The job of the topmost caller.
+    timeout, attempts_most
+        Seconds of one execution, and how often it is tried; None: as the function says.
     """
 
     function: int
@@ -72,6 +79,32 @@ class Order:
     cause_job: int | None = None
     parent_job: int | None = None
     parent_run: str | None = None
+    root_job: int | None = None
+    timeout: float | None = None
+    attempts_most: int | None = None
+
+
+@dataclass(frozen=True)
+class Claimer:
+    """
+    Who asks for a call.
+
+    Attributes
+    ----------
+    owner
+        The worker's name, by which it holds a lease.
+    root
+        The job whose workflow it works for; 0: it is one of the platform's.
+    host
+        Of the workers of a workflow: what the names of those of one host begin with.
+    slots
+        How many calls run at once on that host, those left out that wait for calls of their own.
+    """
+
+    owner: str
+    root: int = 0
+    host: str = ""
+    slots: int = 0
 
 
 def make(db: Database, order: Order) -> int:
@@ -94,10 +127,48 @@ def make(db: Database, order: Order) -> int:
         cause_job=order.cause_job,
         parent_job=order.parent_job,
         parent_run=order.parent_run,
+        root_job=order.root_job,
+        pool=pool_of(db, order.root_job),
+        timeout=order.timeout,
+        attempts_most=order.attempts_most,
         date_create=now(),
     )
     _link(db, call, order.file_ids)
+    db.bell.work()
     return call
+
+
+def root_of(db: Database, job: int | None) -> int | None:
+    """The job of the topmost caller of what this job calls."""
+    row = None if job is None else db.one("SELECT call_id FROM job WHERE id = ?", (job,))
+    call = None if row is None or row["call_id"] is None else find(db, row["call_id"])
+    return job if call is None or call["root_job"] is None else int(call["root_job"])
+
+
+def pool_of(db: Database, root: int | None) -> int:
+    """Whose workers run what is called below a job: its own, or the platform's (0), which go on with what it leaves."""
+    own = "SELECT 1 FROM job WHERE id = ? AND hosts = 'own' AND status IN ('QUEUED', 'RUNNING')"
+    return 0 if root is None or db.one(own, (root,)) is None else root
+
+
+def rehost(db: Database, root: int) -> None:
+    """Have the open calls of a workflow run where its job now says."""
+    db.execute(
+        "UPDATE call SET pool = ? WHERE root_job = ? AND status IN ('queued', 'running')",
+        (pool_of(db, root), root),
+    )
+    db.bell.work()
+
+
+def reroot(db: Database, call: sqlite3.Row, job: int) -> None:
+    """Have a call that another job took over, and the open ones below it, be of that job's workflow."""
+    root = root_of(db, job)
+    ids = [call["id"], *(each["id"] for each in _open_below(db, call["job_id"], call["id"]))]
+    db.execute(
+        "UPDATE call SET root_job = ?, pool = ? WHERE id IN (SELECT value FROM json_each(?))",
+        (root, pool_of(db, root), json.dumps(ids)),
+    )
+    db.bell.work()
 
 
 def _job(db: Database, function: int, container: int, user: int, parent: int | None) -> int:
@@ -145,20 +216,19 @@ def find(db: Database, call: int) -> sqlite3.Row | None:
 # Giving out ----------------------------------------------------------------------------------------------------------
 
 
-def claim(db: Database, owner: str, lease: float, at: float) -> sqlite3.Row | None:
+def claim(db: Database, by: Claimer, lease: float, at: float) -> sqlite3.Row | None:
     """
     A call for this worker, leased until `at + lease`: its own if it holds one (the answer was lost), one whose lease
     has ended, or the next that waits and may run.
     """
+    owner = by.owner
     held = db.one("SELECT * FROM call WHERE status = ? AND lease_owner = ?", (RUNNING, owner))
     if held is not None:
         return _leased(db, held, owner, lease, at)
-    left = db.one(
-        "SELECT * FROM call WHERE status = ? AND lease_until <= ? ORDER BY id LIMIT 1", (RUNNING, at)
-    )
+    left = _left(db, by, at)
     if left is not None:
         return _taken_up(db, left, owner, lease, at)
-    row = _next(db, at)
+    row = _next(db, by, at)
     if row is None:
         return None
     version = row["version"]
@@ -171,11 +241,20 @@ def claim(db: Database, owner: str, lease: float, at: float) -> sqlite3.Row | No
     return _leased(db, row, owner, lease, at)
 
 
+def _left(db: Database, by: Claimer, at: float) -> sqlite3.Row | None:
+    """A call whose lease has ended."""
+    row: sqlite3.Row | None = db.one(
+        "SELECT * FROM call WHERE status = ? AND pool = ? AND lease_until <= ? ORDER BY id LIMIT 1",
+        (RUNNING, by.root, at),
+    )
+    return row
+
+
 def _taken_up(db: Database, row: sqlite3.Row, owner: str, lease: float, at: float) -> sqlite3.Row | None:
     """A call whose worker died. One that has not even begun its run counts as an attempt: it may be what kills them."""
     begun = _job_status(db, row) != "QUEUED"
     if not begun:
-        if row["attempts"] >= _function(db, row)["attempts"]:
+        if row["attempts"] >= _attempts(row, _function(db, row)):
             end_job(db, row["job_id"], "FAILED", ERRORED, "the worker died before the run began", at)
             return None
         db.execute("UPDATE call SET attempts = attempts + 1 WHERE id = ?", (row["id"],))
@@ -189,7 +268,7 @@ def _leased(db: Database, row: sqlite3.Row, owner: str, lease: float, at: float)
     return find(db, row["id"])
 
 
-def _next(db: Database, at: float) -> sqlite3.Row | None:
+def _next(db: Database, by: Claimer, at: float) -> sqlite3.Row | None:
     """
     Of all functions that may run another one: the call of the highest priority, then one that another call asked for,
     then the oldest.
@@ -197,35 +276,40 @@ def _next(db: Database, at: float) -> sqlite3.Row | None:
     # What runs is to come to its end, and so is what it waits for.
     paused = bool(db.fact(PAUSED))
     running = db.all(
-        "SELECT function_id, container_id, depth, lease_owner, EXISTS (SELECT 1 FROM call o WHERE o.parent_job = c.job_id"
+        "SELECT function_id, container_id, depth, lease_owner, pool, EXISTS (SELECT 1 FROM call o WHERE o.parent_job = c.job_id"
         " AND o.status IN ('queued', 'running')) AS waits FROM call c WHERE status = ?",
         (RUNNING,),
     )
-    slots = int(db.fact(SLOTS) or 0)
+    slots = by.slots if by.root else int(db.fact(SLOTS) or 0)
     best: sqlite3.Row | None = None
     for function in db.all(
         "SELECT * FROM function f WHERE enabled AND NOT paused"
-        " AND EXISTS (SELECT 1 FROM call WHERE status = ? AND function_id = f.id)",
-        (WAITING,),
+        " AND EXISTS (SELECT 1 FROM call WHERE status = ? AND function_id = f.id AND pool = ?)",
+        (WAITING, by.root),
     ):
-        for depth in _depths(db, function["id"]):
+        for depth in _depths(db, function["id"], by.root):
             counted = [each for each in running if not each["waits"] or each["depth"] >= depth]
-            # One that no worker holds, as its evidence waits to be stored, takes no worker's place.
-            if slots and sum(each["lease_owner"] is not None for each in counted) >= slots:
+            if slots and sum(_takes_a_place(each, by) for each in counted) >= slots:
                 continue
-            found = _first(db, function, depth, counted, at, paused)
+            found = _first(db, function, depth, counted, at, paused, by.root)
             if found is not None and (best is None or _rank(found) < _rank(best)):
                 best = found
     return best
 
 
-def _depths(db: Database, function: int) -> Iterator[int]:
+def _takes_a_place(running: sqlite3.Row, by: Claimer) -> bool:
+    """Whether a call runs where this one would: one that no worker holds, as its evidence waits to be stored, does not."""
+    owner = running["lease_owner"]
+    return owner is not None and running["pool"] == by.root and owner.startswith(by.host)
+
+
+def _depths(db: Database, function: int, pool: int) -> Iterator[int]:
     """At which depths calls of a function wait; each is found by the index, however many calls there are."""
     depth = -1
     while True:
         depth = db.one(
-            "SELECT min(depth) FROM call WHERE status = ? AND function_id = ? AND depth > ?",
-            (WAITING, function, depth),
+            "SELECT min(depth) FROM call WHERE status = ? AND function_id = ? AND pool = ? AND depth > ?",
+            (WAITING, function, pool, depth),
         )[0]
         if depth is None:
             return
@@ -233,15 +317,22 @@ def _depths(db: Database, function: int) -> Iterator[int]:
 
 
 def _first(
-    db: Database, function: sqlite3.Row, depth: int, counted: Sequence[sqlite3.Row], at: float, paused: bool
+    db: Database,
+    function: sqlite3.Row,
+    depth: int,
+    counted: Sequence[sqlite3.Row],
+    at: float,
+    paused: bool,
+    pool: int,
 ) -> sqlite3.Row | None:
     """The function's next call of a depth, if those that run leave room for one; of a paused queue, one that a job waits for."""
     same = sum(each["function_id"] == function["id"] for each in counted)
     if function["concurrency"] is not None and same >= function["concurrency"]:
         return None
-    busy = Counter(each["container_id"] for each in counted)
+    # Who brings workers for one workflow has said how many run at once.
+    busy = Counter(each["container_id"] for each in counted) if not pool else {}
     full = [each for each, count in busy.items() if count >= function["container_concurrency"]]
-    if not _any_may(db, function["id"], full, at):
+    if not _any_may(db, function["id"], pool, full, at):
         return None
     marks = ", ".join("?" * len(full))
     asked = (
@@ -250,28 +341,28 @@ def _first(
     )
     found: sqlite3.Row | None = db.one(
         f"SELECT * FROM call {asked if paused else 'INDEXED BY call_queue WHERE'} status = 'queued'"  # noqa: S608 - marks only
-        f" AND function_id = ? AND depth = ? AND not_before <= ? AND container_id NOT IN ({marks})"
+        f" AND function_id = ? AND pool = ? AND depth = ? AND not_before <= ? AND container_id NOT IN ({marks})"
         " ORDER BY priority DESC, id LIMIT 1",
-        (function["id"], depth, at, *full),
+        (function["id"], pool, depth, at, *full),
     )
     return found
 
 
-def _any_may(db: Database, function: int, full: Sequence[int], at: float) -> bool:
+def _any_may(db: Database, function: int, pool: int, full: Sequence[int], at: float) -> bool:
     """
     Whether it is worth looking: not where all calls of a function are for later, or all in containers that are full.
     Each question is answered from an index, however many calls wait.
     """
     due = db.one(
-        "SELECT 1 FROM call WHERE status = 'queued' AND function_id = ? AND not_before <= ? LIMIT 1",
-        (function, at),
+        "SELECT 1 FROM call WHERE status = 'queued' AND function_id = ? AND pool = ? AND not_before <= ? LIMIT 1",
+        (function, pool, at),
     )
     container = -1
     while due is not None and full:
         row = db.one(
-            "SELECT container_id FROM call WHERE status = 'queued' AND function_id = ? AND container_id > ?"
+            "SELECT container_id FROM call WHERE status = 'queued' AND function_id = ? AND pool = ? AND container_id > ?"
             " ORDER BY container_id LIMIT 1",
-            (function, container),
+            (function, pool, container),
         )
         if row is None:
             return False
@@ -285,20 +376,19 @@ def _rank(row: sqlite3.Row) -> tuple[int, bool, int]:
     return -row["priority"], row["parent_job"] is None, row["id"]
 
 
-def holding(db: Database) -> int:
-    """How many calls run that wait for calls of their own: each holds a process."""
+def holding(db: Database, root: int = 0, host: str = "") -> int:
+    """How many calls run that wait for calls of their own: each holds a process, of the platform's or of a workflow's host."""
     count: int = db.one(
-        "SELECT count(*) FROM call c WHERE status = ? AND EXISTS"
+        "SELECT count(*) FROM call c WHERE status = ? AND pool = ? AND substr(coalesce(lease_owner, ''), 1, ?) = ? AND EXISTS"
         " (SELECT 1 FROM call o WHERE o.parent_job = c.job_id AND o.status IN ('queued', 'running'))",
-        (RUNNING,),
+        (RUNNING, root, len(host), host),
     )[0]
     return count
 
 
-def work_waits(db: Database, at: float) -> bool:
+def work_waits(db: Database, by: Claimer, at: float) -> bool:
     """Whether a claim would be answered with a call."""
-    left = db.one("SELECT 1 FROM call WHERE status = ? AND lease_until <= ?", (RUNNING, at))
-    return left is not None or _next(db, at) is not None
+    return _left(db, by, at) is not None or _next(db, by, at) is not None
 
 
 def renew(
@@ -326,20 +416,27 @@ def renew(
 def let_go(db: Database, call: sqlite3.Row, at: float) -> None:
     """The worker is done with a run whose job is still open, as its evidence waits: taken up again at this time."""
     db.execute("UPDATE call SET lease_owner = NULL, lease_until = ? WHERE id = ?", (at, call["id"]))
+    db.bell.work()
 
 
-def worker_died(db: Database, pid: int) -> None:
-    """What a worker of ours held is free at once: it is known to be dead."""
+def worker_died(db: Database, name: str, root: int = 0) -> None:
+    """What workers held whose names begin so, of the platform or of a workflow, is free at once: they are known to be dead."""
     db.execute(
-        "UPDATE call SET lease_owner = NULL, lease_until = 0 WHERE status = ? AND lease_owner LIKE ?",
-        (RUNNING, f"{pid}/%"),
+        "UPDATE call SET lease_owner = NULL, lease_until = 0"
+        " WHERE status = ? AND pool = ? AND substr(lease_owner, 1, ?) = ?",
+        (RUNNING, root, len(name), name),
     )
+    db.bell.work()
 
 
 def abandon_leases(db: Database) -> None:
-    """At the platform's start: the workers of the one before died with it, which was no fault of their calls."""
+    """
+    At the platform's start: the workers of the one before died with it, which was no fault of their calls. Those of a
+    workflow's own hosts may live.
+    """
     db.execute(
-        "UPDATE call SET lease_owner = NULL, lease_until = 0, attempts = max(0, attempts - 1) WHERE status = ?",
+        "UPDATE call SET lease_owner = NULL, lease_until = 0, attempts = max(0, attempts - 1)"
+        " WHERE status = ? AND pool = 0",
         (RUNNING,),
     )
 
@@ -359,6 +456,9 @@ def job_ended(db: Database, job: int, at: float) -> None:
             end_job(
                 db, each["job_id"], "CANCELLED", "cancelled", f"job {job}, which led to it, was cancelled", at
             )
+    if db.one("SELECT 1 FROM call WHERE root_job = ? AND status IN ('queued', 'running') LIMIT 1", (job,)):
+        # Its workers end with it; what it leaves goes on.
+        rehost(db, job)
     call = find(db, row["call_id"]) if row["call_id"] is not None else None
     if call is None or call["job_id"] != job or call["status"] in ENDED:
         return
@@ -392,7 +492,7 @@ def _sentence(result: dict[str, Any]) -> str | None:
 def _errored(db: Database, call: sqlite3.Row, error: str | None, at: float) -> None:
     function = _function(db, call)
     # A disabled function's calls wait; one that another call waits for must not.
-    if call["attempts"] >= function["attempts"] or (
+    if call["attempts"] >= _attempts(call, function) or (
         call["parent_job"] is not None and not function["enabled"]
     ):
         _end(db, call, "dead", error)
@@ -416,6 +516,7 @@ def again(db: Database, call: sqlite3.Row, not_before: float, error: str | None 
         ),
     )
     _link(db, call["id"], [int(each) for each in json.loads(call["files"])["ids"]])
+    db.bell.work()
 
 
 def requeue(db: Database, call: sqlite3.Row, at: float) -> None:
@@ -429,6 +530,7 @@ def _end(db: Database, call: sqlite3.Row, status: str, error: str | None) -> Non
         "UPDATE call SET status = ?, error = ?, lease_owner = NULL, lease_until = NULL, date_end = ? WHERE id = ?",
         (status, error, now(), call["id"]),
     )
+    db.bell.ended(call["id"])
 
 
 def disabled(db: Database, function: sqlite3.Row, at: float) -> None:
@@ -458,6 +560,12 @@ def end_job(db: Database, job: int, status: str, outcome: str, message: str, at:
 
 def _job_status(db: Database, call: sqlite3.Row) -> str:
     return str(db.one("SELECT status FROM job WHERE id = ?", (call["job_id"],))[0])
+
+
+def _attempts(call: sqlite3.Row, function: sqlite3.Row) -> int:
+    """How often a call is tried."""
+    most = call["attempts_most"]
+    return int(function["attempts"] if most is None else most)
 
 
 def _function(db: Database, call: sqlite3.Row) -> sqlite3.Row:

@@ -19,9 +19,11 @@ MAX_FILES = 100_000
 """Of one call on demand."""
 MAX_PATHS = 8_000_000
 """Characters of their paths together: each may need six bytes in the payload, which may have 64 MiB."""
+LONGEST_WAIT = 20.0
+"""Seconds that one look at calls waits for the end of one of them."""
 MAX_LOOKS = 100
 """Paths that the store is asked for before a call is made."""
-MAX_DEPTH = 16
+MAX_DEPTH = 32
 """How deep functions may call each other."""
 RETRY_AFTER = 5
 UNREACHABLE = "the platform's own user, as whom functions run, may not work there"
@@ -34,7 +36,8 @@ SELECT = "SELECT c.*, f.key FROM call c JOIN function f ON f.id = c.function_id"
 def call_create(ask: Ask) -> dict[str, Any]:
     """
     Queue one call: `container_id`, and perhaps `file_ids`, `paths` (a folder stands for all in it), `params`,
-    `version`, `priority` and `run` (that of the job that asks). 429 when too many of this user wait already.
+    `version`, `priority`, `timeout` (seconds of one execution), `attempts` (in all; both: as the function says) and `run` (that
+    of the job that asks). 429 when too many of this user wait already.
 
     Parameters are held against the version that is asked for, or current now; the worker does so again at the start.
     """
@@ -82,6 +85,9 @@ def call_create(ask: Ask) -> dict[str, Any]:
             cause_job=ask.job,
             parent_job=ask.job,
             parent_run=_run(fields) if ask.job is not None else None,
+            root_job=queue.root_of(ask.db, ask.job),
+            timeout=functions.setting(fields, "timeout"),
+            attempts_most=functions.setting(fields, "attempts"),
         ),
     )
     return by_id(ask, call)
@@ -248,6 +254,76 @@ def call_get(ask: Ask) -> dict[str, Any]:
     }
 
 
+async def call_look(ask: Ask) -> list[dict[str, Any]]:
+    """
+    Many calls at once, by `ids`: each with its version's sha256 and its `job`, as far as who asked for it needs it. `ended`: only
+    those that have ended; `wait`: up to so many seconds until one of them has. What is unknown, or in a container that is not
+    the user's, is left out.
+    """
+    fields = ask.fields()
+    ids = [number(each, name="ids") for each in _list(fields, "ids")]
+    if len(ids) > MAX_FILES:
+        raise Problem(413, f"ids: expected at most {MAX_FILES}, got {len(ids)}")
+    deadline = time.monotonic() + seconds(fields, "wait", 0, LONGEST_WAIT)
+    while (left := deadline - time.monotonic()) > 0 and not _any_ended(ask, ids):
+        if await ask.request.is_disconnected():
+            return []
+        await ask.db.bell.wait_for_end(ids, min(left, 5.0))
+    rows = ask.db.all(
+        f"{_LOOK} WHERE ? OR c.status NOT IN ('queued', 'running')",
+        (json.dumps(ids), not fields.get("ended")),
+    )
+    return [_looked_at(ask, row) for row in rows if ask.may(row["container_id"])]
+
+
+_LOOK = (
+    "SELECT c.*, f.key, v.sha256, j.status AS job_status, j.progress, j.result, j.date_start, j.date_end AS job_end"
+    " FROM json_each(?) asked CROSS JOIN call c ON c.id = asked.value JOIN function f ON f.id = c.function_id"
+    " JOIN job j ON j.id = c.job_id LEFT JOIN function_version v"
+    " ON v.function_id = c.function_id AND v.number = coalesce(c.ran, c.version)"
+)
+
+
+def _any_ended(ask: Ask, ids: list[int]) -> bool:
+    found = ask.db.one(
+        "SELECT 1 FROM json_each(?) asked CROSS JOIN call c ON c.id = asked.value"
+        " WHERE c.status NOT IN ('queued', 'running') LIMIT 1",
+        (json.dumps(ids),),
+    )
+    return found is not None
+
+
+def _looked_at(ask: Ask, row: sqlite3.Row) -> dict[str, Any]:
+    result = json.loads(row["result"]) if row["result"] else None
+    place = None
+    if row["status"] in queue.ENDED and not (isinstance(result, dict) and result.get("evidence")):
+        # Of a job that was ended before its run had: the run says it in a message, when it has come so far.
+        said = ask.db.one(
+            "SELECT message FROM message WHERE job_id = ? AND message LIKE 'evidence: %' ORDER BY id LIMIT 1",
+            (row["job_id"],),
+        )
+        place = said["message"].removeprefix("evidence: ") if said is not None else None
+    return {
+        **shape(row),
+        "sha256": row["sha256"],
+        "job": {
+            "status": row["job_status"],
+            "progress": row["progress"],
+            "result": result,
+            "evidence": place,
+            "date_start": row["date_start"],
+            "date_end": row["job_end"],
+        },
+    }
+
+
+def seconds(fields: dict[str, Any], name: str, default: float, most: float) -> float:
+    value = fields.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        raise Problem(400, f"{name}: expected seconds from 0 to {most:g}, got {str(value)[:50]!r}")
+    return float(value)
+
+
 def call_update(ask: Ask) -> dict[str, Any]:
     """`priority`, or `status: "cancelled"`: one that waits never runs, one that runs is told within seconds."""
     call, fields = find(ask), ask.fields()
@@ -356,6 +432,9 @@ def shape(row: sqlite3.Row) -> dict[str, Any]:
         "priority": row["priority"],
         "not_before": row["not_before"],
         "cause_job_id": None if row["cause_job"] is None else str(row["cause_job"]),
+        "root_job_id": None if row["root_job"] is None else str(row["root_job"]),
+        "timeout": row["timeout"],
+        "attempts_most": row["attempts_most"],
         "parent_job_id": None if row["parent_job"] is None else str(row["parent_job"]),
         "error": row["error"],
         "date_create": row["date_create"],

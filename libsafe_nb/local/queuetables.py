@@ -1,5 +1,5 @@
 """
-The rows of functions, triggers, events and calls: what version 2 of the schema adds.
+The rows of functions, triggers, events and calls: what version 2 of the schema adds, and version 3 for workflows.
 
 No look at the queue reads all of it: `batch` and `tally` hold counts, and every question has its index. `tally` is kept by
 SQLite itself, whoever changes a call; `batch` by `firing`, which alone makes and takes events.
@@ -138,4 +138,29 @@ CREATE TRIGGER call_pruned AFTER DELETE ON call BEGIN
   INSERT INTO tally VALUES (OLD.function_id, 'pruned', 1)
     ON CONFLICT (function_id, status) DO UPDATE SET calls = calls + 1;
 END;
+"""
+
+WORKFLOWS = """
+ALTER TABLE function ADD COLUMN listed INTEGER NOT NULL DEFAULT 1;  -- 0: made for calls by path, and in no list
+ALTER TABLE job ADD COLUMN hosts TEXT NOT NULL DEFAULT 'platform';  -- who runs what is called below it: platform, or own
+ALTER TABLE call ADD COLUMN root_job INTEGER;       -- of the topmost caller; null where no job asked for it
+ALTER TABLE call ADD COLUMN pool INTEGER NOT NULL DEFAULT 0;  -- the root job whose own workers run it; 0: the platform's do
+ALTER TABLE call ADD COLUMN timeout REAL;           -- seconds of one execution; null: as the function says
+ALTER TABLE call ADD COLUMN attempts_most INTEGER;  -- null: as the function says
+WITH RECURSIVE below(id, root) AS (
+  SELECT c.id, c.parent_job FROM call c JOIN job j ON j.id = c.parent_job LEFT JOIN call p ON p.id = j.call_id
+    WHERE p.parent_job IS NULL
+  UNION SELECT c.id, b.root FROM below b JOIN job j ON j.call_id = b.id JOIN call c ON c.parent_job = j.id
+)
+UPDATE call SET root_job = below.root FROM below WHERE call.id = below.id;
+DROP INDEX call_queue;
+DROP INDEX call_asked;
+DROP INDEX call_later;
+DROP INDEX call_place;
+CREATE INDEX call_queue ON call (status, function_id, pool, depth, priority DESC, id, not_before, container_id);
+CREATE INDEX call_asked ON call (function_id, pool, depth, priority DESC, id)
+  WHERE status = 'queued' AND parent_job IS NOT NULL;
+CREATE INDEX call_later ON call (function_id, pool, not_before) WHERE status = 'queued';
+CREATE INDEX call_place ON call (function_id, pool, container_id) WHERE status = 'queued';
+CREATE INDEX call_root ON call (root_job, status) WHERE root_job IS NOT NULL;
 """

@@ -69,8 +69,8 @@ ASYNCHRONOUS = {name for name, call in CALLS.items() if inspect.iscoroutinefunct
 READS_ITS_BODY = {"file_upload", "container_import"}
 PREPARED = {"call_create": queuecalls.prepare}
 """What is done before a call's transaction, as it waits for the store."""
-NOT_KEPT = {"file_search", "bulk_metadata_get", "call_claim", "call_renew"}
-"""Their answers are not kept for repeats: two only ask, and of a lease each repeat is a question of its own."""
+NOT_KEPT = {"file_search", "bulk_metadata_get", "call_claim", "call_look", "call_renew", "host_look"}
+"""Their answers are not kept for repeats: some only ask, and of a lease each repeat is a question of its own."""
 TELLS_SECRETS = {"user_create", "user_s3_create"}
 """Their answers hold keys, which the rows never do; for repeats they are kept in memory alone."""
 

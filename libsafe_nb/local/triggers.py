@@ -25,6 +25,10 @@ def trigger_create(ask: Ask) -> dict[str, Any]:
     if kind not in TRIGGERS:
         raise Problem(400, f"type: expected one of {', '.join(TRIGGERS)}, got {str(kind)[:50]!r}")
     function = by_key(ask.db, text(fields.get("function"), "function", most=100))
+    if not function["listed"]:
+        raise Problem(
+            400, f"function: {function['key']} was made for calls by path; publish the notebook for a trigger"
+        )
     container = fields.get("container_id")
     if container is not None:
         container = ask.container(number(container, name="container_id"))["id"]

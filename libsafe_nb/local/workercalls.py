@@ -11,35 +11,94 @@ from typing import Any
 from libsafe_nb.local import functions, queue
 from libsafe_nb.local.accounts import reachable
 from libsafe_nb.local.ask import Ask, Problem, number, text
-from libsafe_nb.local.queuecalls import SELECT, UNREACHABLE, by_id, shape
+from libsafe_nb.local.queue import Claimer
+from libsafe_nb.local.queuecalls import LONGEST_WAIT, SELECT, UNREACHABLE, by_id, seconds, shape
 
-LOOK_SECONDS = 0.25
-"""Between two looks for a worker that waits for a call."""
-LONGEST_WAIT = 20.0
+LOOK_SECONDS = 1.0
+"""Between two looks for a worker that waits for a call: what becomes due by the clock rings no bell."""
+MAX_SLOTS = 10_000
+FIRST = 0.02
+"""Seconds that those have who wait for a call before another worker is asked for."""
 LONGEST_LEASE = 3600.0
 
 
 async def call_claim(ask: Ask) -> dict[str, Any] | None:
-    """A call for `owner`, leased for `lease` seconds; waits up to `wait` seconds for one, then answers null."""
+    """
+    A call for `owner`, leased for `lease` seconds; waits up to `wait` seconds for one, then answers null.
+
+    A worker of a workflow's own host names the workflow's job as `root`, and its `host` (with which `owner` begins) with its
+    `slots`; it is given calls of that workflow alone, which others are not given.
+    """
     functions.need_operator(ask)
     fields = ask.fields()
-    owner = text(fields.get("owner"), "owner", most=200)
-    lease = _seconds(fields, "lease", 60, LONGEST_LEASE)
-    deadline = time.monotonic() + _seconds(fields, "wait", 0, LONGEST_WAIT)
+    by = _claimer(fields, text(fields.get("owner"), "owner", most=200))
+    lease = seconds(fields, "lease", 60, LONGEST_LEASE)
+    deadline = time.monotonic() + seconds(fields, "wait", 0, LONGEST_WAIT)
     while True:
         ended = False
-        if queue.work_waits(ask.db, time.time()) or _holds(ask, owner):
+        if queue.work_waits(ask.db, by, time.time()) or _holds(ask, by.owner):
             with ask.db.transaction():
-                row = queue.claim(ask.db, owner, lease, time.time())
+                row = queue.claim(ask.db, by, lease, time.time())
                 ended = row is not None and _out_of_reach(ask, row)
                 if row is not None and not ended:
                     return _order(ask, row)
             if ended:
                 # The next one, at once: many may wait in such a container.
                 continue
-        if time.monotonic() >= deadline or await ask.request.is_disconnected():
+        left = deadline - time.monotonic()
+        if left <= 0:
             return None
-        await asyncio.sleep(LOOK_SECONDS)
+        await ask.db.bell.wait_for_work(min(left, LOOK_SECONDS))
+        # A worker that has ended meanwhile must not be given what came.
+        if await ask.request.is_disconnected():
+            return None
+
+
+def _claimer(fields: dict[str, Any], owner: str) -> Claimer:
+    if fields.get("root") is None:
+        return Claimer(owner)
+    root, host = number(fields["root"], name="root"), text(fields.get("host"), "host", most=100)
+    slots = fields.get("slots", 1)
+    if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= MAX_SLOTS:
+        raise Problem(400, f"slots: expected a number from 1 to {MAX_SLOTS}, got {str(slots)[:50]!r}")
+    return Claimer(owner, root, host, slots)
+
+
+async def host_look(ask: Ask) -> dict[str, Any]:
+    """
+    For a host of the workflow `root` that has `alive` workers: whether to `hire` another one, as a call waits that it would be
+    given, and whether the workflow is `open`; waits up to `wait` seconds until one is to be hired. `died`: the names of
+    workers of this workflow that are dead, or what these begin with; what they held is free at once.
+    """
+    functions.need_operator(ask)
+    fields = ask.fields()
+    by = _claimer(fields, "")
+    if not by.root:
+        raise Problem(400, "root: expected the id of a workflow's job")
+    alive = number(fields.get("alive", 0), name="alive")
+    for name in fields.get("died") or []:
+        queue.worker_died(ask.db, text(name, "died", most=200), by.root)
+    deadline = time.monotonic() + seconds(fields, "wait", 0, LONGEST_WAIT)
+    while True:
+        told = {"hire": _room(ask, by, alive), "open": _open(ask, by.root)}
+        left = deadline - time.monotonic()
+        if told["hire"] or not told["open"] or left <= 0:
+            return told
+        await ask.db.bell.wait_for_work(left)
+        # A worker that waits for a call takes it first.
+        await asyncio.sleep(FIRST)
+
+
+def _room(ask: Ask, by: Claimer, alive: int) -> bool:
+    """Whether another worker would have work. One whose call waits for calls of its own is none of the host's places."""
+    return alive < by.slots + queue.holding(ask.db, by.root, by.host) and queue.work_waits(
+        ask.db, by, time.time()
+    )
+
+
+def _open(ask: Ask, root: int) -> bool:
+    job = ask.db.one("SELECT status FROM job WHERE id = ?", (root,))
+    return job is not None and job["status"] in ("QUEUED", "RUNNING")
 
 
 def _out_of_reach(ask: Ask, row: sqlite3.Row) -> bool:
@@ -69,21 +128,15 @@ def _holds(ask: Ask, owner: str) -> bool:
     return found is not None
 
 
-def _seconds(fields: dict[str, Any], name: str, default: float, most: float) -> float:
-    value = fields.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
-        raise Problem(400, f"{name}: expected seconds from 0 to {most:g}, got {str(value)[:50]!r}")
-    return float(value)
-
-
 def _order(ask: Ask, row: sqlite3.Row) -> dict[str, Any]:
     """What a worker needs to run a call: the payload without keys, and which version."""
     function = ask.db.one("SELECT * FROM function WHERE id = ?", (row["function_id"],))
     version = functions.version_of(ask.db, function["id"], row["ran"])
     return {
         **by_id(ask, row["id"]),
-        "timeout": function["timeout"],
+        "timeout": row["timeout"] if row["timeout"] is not None else function["timeout"],
         "parent": _parent(ask, row),
+        "job_status": ask.db.one("SELECT status FROM job WHERE id = ?", (row["job_id"],))[0],
         "published": {
             "id": str(function["id"]),
             "key": function["key"],
@@ -121,7 +174,7 @@ def call_renew(ask: Ask) -> dict[str, Any]:
     which gets a lease back that only its time has ended. `progress` goes to the job.
     """
     call, fields = _held(ask), ask.fields()
-    owner, lease = text(fields.get("owner"), "owner", most=200), _seconds(fields, "lease", 60, LONGEST_LEASE)
+    owner, lease = text(fields.get("owner"), "owner", most=200), seconds(fields, "lease", 60, LONGEST_LEASE)
     job = fields.get("job_id")
     go_on = queue.renew(
         ask.db, call, owner, lease, time.time(), None if job is None else number(job, name="job_id")
@@ -145,7 +198,7 @@ def call_release(ask: Ask) -> dict[str, Any]:
     status = fields.get("status")
     job = ask.db.one("SELECT status FROM job WHERE id = ?", (call["job_id"],))[0]
     if status is None or job != "QUEUED":
-        queue.let_go(ask.db, call, time.time() + _seconds(fields, "delay", 30, LONGEST_LEASE))
+        queue.let_go(ask.db, call, time.time() + seconds(fields, "delay", 30, LONGEST_LEASE))
     elif status in ("failed", queue.ERRORED):
         message = text(fields.get("message"), "message", most=10_000)
         queue.end_job(ask.db, call["job_id"], "FAILED", status, message, time.time())

@@ -1,8 +1,8 @@
 """
 The platform's workers: processes that run calls, started while there is work, ended with the platform.
 
-A worker is `python -m libsafe_nb.worker`, which knows the runner; the platform knows only its name. Its life hangs on a
-pipe that the platform holds open: however the platform ends, the workers end, and with them their kernels.
+A worker (`worker.py`) knows the runner; the platform knows only how to hire one (`hiring.py`). However the platform ends, the
+workers end, and with them their kernels.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import asyncio
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import IO
 
+from libsafe_nb.hiring import Hiring
 from libsafe_nb.local import firing, queue, schedule
 from libsafe_nb.local.database import Database
 
@@ -27,12 +26,11 @@ TICK = 0.1
 SHARE = 0.01
 """Seconds of one look that making calls of events may take; more than one call's time only if that one is long."""
 AFTER_TROUBLE = 1.0
-QUICK_DEATH = 5.0
-"""A worker that ended by a fault sooner than that, in seconds, will not do better at once: the next waits as long."""
-LONGEST_WAIT = 60.0
-"""For a further worker, in seconds, when one after the other ended so: each time twice as long up to this."""
 _OURS = ("LIBSAFE_URL", "LIBSAFE_KEY_", "LIBSAFE_S3_")
 """Of the environment: addresses and keys, which a worker reads from `platform.json`."""
+
+PLATFORM = queue.Claimer("")
+"""Any worker of the platform's own."""
 
 
 class Workers:
@@ -51,15 +49,18 @@ class Workers:
     ) -> None:
         self._root = root
         self._db = database
-        self._log = log
         self._trouble = trouble
         self._most = most or len(os.sched_getaffinity(0))
-        self._alive: dict[subprocess.Popen[bytes], float] = {}
-        self._not_before = 0.0
-        self._died = 0
-        """Workers that ended by a fault soon after their start, one after the other."""
         self._begun = self._stopped = False
-        self._lifeline, self._ours = os.pipe()
+        self._hiring = Hiring(
+            [str(root)],
+            folder=root,
+            environment={name: value for name, value in os.environ.items() if not name.startswith(_OURS)},
+            log=log,
+            place=root / "log" / "workers.log",
+            trouble=self._told,
+            died=self._died,
+        )
 
     async def run(self) -> None:
         """
@@ -106,71 +107,27 @@ class Workers:
         return schedule.fire_due(self._db, at)
 
     def _hire(self, at: float) -> int:
-        if self._room() and time.monotonic() >= self._not_before and queue.work_waits(self._db, at):
-            try:
-                self._start()
-            except OSError as exc:
-                # No memory, no process, no descriptor is left.
-                self._failed(f"the last could not be started ({exc.strerror or exc})")
+        room = self._most + queue.holding(self._db)
+        # One whose call waits for calls of its own is none of the `most`.
+        if len(self._hiring) < room and self._hiring.ready and queue.work_waits(self._db, PLATFORM, at):
+            self._hiring.hire()
         return 0
-
-    def _room(self) -> bool:
-        """Whether another worker may be started. One whose call waits for calls of its own is none of the `most`."""
-        return len(self._alive) < self._most + queue.holding(self._db)
-
-    def _start(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-        process = subprocess.Popen(  # our own program
-            [sys.executable, "-m", "libsafe_nb.worker", str(self._root), str(self._lifeline)],
-            cwd=self._root,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            pass_fds=(self._lifeline,),
-            start_new_session=True,
-        )
-        self._alive[process] = time.monotonic()
-        # The next is for work that this one does not take.
-        self._not_before = time.monotonic() + 0.5
 
     def _reap(self, at: float) -> int:
-        moment = time.monotonic()
-        for process, started in list(self._alive.items()):
-            code = process.poll()
-            if code is None:
-                if moment - started >= QUICK_DEATH:
-                    self._fine()
-                continue
-            queue.worker_died(self._db, process.pid)
-            del self._alive[process]
-            if code and moment - started < QUICK_DEATH:
-                self._failed(f"the last with exit code {code}; {self._root / 'log' / 'workers.log'} says why")
-            elif not code:
-                self._fine()
+        self._hiring.reap()
         return 0
 
-    def _failed(self, how: str) -> None:
-        """One more that did not come up: the next has to wait."""
-        self._died += 1
-        wait = min(QUICK_DEATH * 2 ** (self._died - 1), LONGEST_WAIT)
-        self._not_before = time.monotonic() + wait
-        self._trouble["workers"] = (
-            f"no worker comes up: {self._died} ended at once, {how}; the next is started in {wait:.0f} s"
-        )
-        log.warning(self._trouble["workers"])
+    def _died(self, pid: int) -> None:
+        queue.worker_died(self._db, f"{pid}/")
 
-    def _fine(self) -> None:
-        self._died = 0
-        self._trouble.pop("workers", None)
+    def _told(self, trouble: str | None) -> None:
+        if trouble is None:
+            self._trouble.pop("workers", None)
+        else:
+            self._trouble["workers"] = trouble
+            log.warning(trouble)
 
     def stop(self) -> None:
         """End them at once: what they ran is finished by the next platform's workers."""
         self._stopped = True
-        for process in self._alive:
-            process.kill()
-        for process in self._alive:
-            process.wait()
-        self._alive.clear()
-        for end in (self._lifeline, self._ours):
-            os.close(end)
+        self._hiring.stop()

@@ -1,0 +1,167 @@
+"""Workflows whose calls are run by processes of their own run, or by a Dask cluster."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import takes, write_function
+from engine_runs import wait_for
+from test_run import command_environment
+
+import libsafe_nb
+from libsafe_nb import recover
+from libsafe_nb.client import Client
+from libsafe_nb.errors import UsageError
+
+NESTED = """
+import libsafe_nb
+depth, leaf = json_sample["function_params"]["depth"], json_sample["function_params"]["leaf"]
+key = json_sample["function_params"]["nested"]
+again = dict(depth=depth - 1, leaf=leaf, nested=key)
+calls = [libsafe_nb.call(key, params=again) if depth else libsafe_nb.call(leaf)]
+calls.append(libsafe_nb.call(leaf))
+assert ["completed"] * 2 == [each.result().status for each in calls]
+"""
+
+
+@pytest.fixture
+def nested(publish, tmp_path):
+    """A workflow of two calls, one of which calls likewise; its path and parameters."""
+    parameters = takes("depth", "leaf", "nested")
+    leaf, key = publish("print(1)"), publish(NESTED, parameters=parameters)
+    path = write_function(tmp_path / "workflow.ipynb", NESTED, parameters=parameters)
+    return path, {"depth": 1, "leaf": leaf, "nested": key}
+
+
+def called(functions, job):
+    return [each for each in functions.calls(order="newest") if each["root_job_id"] == job]
+
+
+@pytest.fixture
+def slow(publish, functions, tmp_path):
+    """A workflow of one call, that goes on for ever at its first attempt, and whether it has begun."""
+    begun = tmp_path / "begun"
+    key = publish(
+        f"import time, pathlib\nbegun = pathlib.Path({str(begun)!r})\nif not begun.exists():\n"
+        "    begun.touch()\n    time.sleep(600)"
+    )
+    functions.update(key, backoff=0)
+    source = f"import libsafe_nb\nassert libsafe_nb.call({key!r}).result().status == 'completed'"
+    return key, write_function(tmp_path / "workflow.ipynb", source), begun
+
+
+def only(functions, key):
+    (call,) = functions.calls(function=key)
+    return call
+
+
+def worker_of(functions, key, begun):
+    wait_for(begun.exists, 60, "the call's begin")
+    return int(only(functions, key)["worker"].split("/")[1])
+
+
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def gone(pid):
+    return not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nested_calls_wait_for_each_other_at_any_number_of_places(
+    nested, functions, container, platform, workers
+):
+    path, params = nested
+    run = libsafe_nb.run(
+        None, path, container=container, params=params, settings=platform.settings, workers=workers
+    ).raise_for_failure()
+    made = [each for each in functions.calls(order="newest") if each["root_job_id"] == run.job]
+
+    assert [each["status"] for each in made] == ["completed"] * 4
+
+
+def test_what_a_killed_worker_was_at_is_run_by_the_next(slow, functions, container, platform):
+    key, path, begun = slow
+    run = libsafe_nb.run(None, path, container=container, settings=platform.settings, workers=1, wait=False)
+    worker = worker_of(functions, key, begun)
+    os.kill(worker, signal.SIGKILL)
+    run.wait(60)
+
+    assert run.status == "completed"
+    assert only(functions, key)["attempts"] == 2
+
+
+def test_of_a_killed_run_the_workers_end_and_the_platform_goes_on(
+    slow, functions, container, platform, tmp_path
+):
+    key, path, begun = slow
+    environ = {**command_environment(platform), "LIBSAFE_NB_HOME": str(tmp_path / "state")}
+    command = [
+        *(sys.executable, "-m", "libsafe_nb", "run", str(path)),
+        "--container",
+        container,
+        "--workers",
+        "1",
+    ]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        worker = worker_of(functions, key, begun)
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: gone(worker), 10, "the worker's end")
+    mine = dataclasses.replace(platform.settings, home=tmp_path / "state")
+    wait_for(
+        lambda: not [each for each in recover.recover(settings=mine) if not each.done], 60, "the recovery"
+    )
+    wait_for(lambda: only(functions, key)["status"] == "completed", 60, "the call's end")
+
+
+def test_a_cancelled_workflow_ends_its_calls_and_their_workers(slow, functions, container, platform):
+    key, path, begun = slow
+    run = libsafe_nb.run(None, path, container=container, settings=platform.settings, workers=1, wait=False)
+    worker = worker_of(functions, key, begun)
+    run.cancel("enough")
+    run.wait(60)
+
+    assert (run.status, only(functions, key)["status"]) == ("cancelled", "cancelled")
+    assert gone(worker)
+
+
+def test_a_lost_worker_of_a_cluster_is_a_host_again(slow, functions, container, platform):
+    pytest.importorskip("distributed")
+    key, path, begun = slow
+    run = libsafe_nb.run(
+        None, path, container=container, settings=platform.settings, dask="local", workers=1, wait=False
+    )
+    worker = worker_of(functions, key, begun)
+    os.kill(parent(parent(worker)), signal.SIGKILL)
+    run.wait(90)
+
+    assert run.status == "completed"
+    assert gone(worker)
+
+
+def test_a_number_of_workers_that_is_none_is_refused(slow, container, platform):
+    with pytest.raises(UsageError, match="--workers: expected a number from 1, got 0"):
+        libsafe_nb.run(None, slow[1], container=container, settings=platform.settings, workers=0)
+
+
+def test_who_may_not_claim_calls_is_told_before_the_first_cell(slow, platform):
+    _, path, begun = slow
+    with Client(platform.settings.url, platform.settings.key_root) as root:
+        made = root.create_user("somebody else")
+    theirs = dataclasses.replace(platform.settings, key_user=made["key"], key_root=None)
+    with Client(theirs.url, theirs.key_user) as client:
+        container = client.create_container("theirs")["id"]
+        client.grant(container, "1")
+    run = libsafe_nb.run(None, path, container=container, settings=theirs, workers=1)
+
+    assert (run.status, run.error["type"]) == ("errored", "Forbidden")
+    assert "the platform's own user" in run.error["message"]
+    assert not begun.exists()
