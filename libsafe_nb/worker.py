@@ -128,7 +128,7 @@ class Worker:
         """
         began = time.monotonic()
         left = sum(1 for _ in recover.recover(settings=self.connection.settings, lost=False))
-        status = call["job_status"]
+        status = call.get("job_status")
         if left or status != "QUEUED" or time.monotonic() - began > RENEW:
             status = self.connection.client.job(call["job_id"])["status"]
         if status == "RUNNING":

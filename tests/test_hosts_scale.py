@@ -37,6 +37,7 @@ def resident():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_thousand_calls_end_without_a_deadlock_and_in_flat_memory(
     publish, tmp_path, functions, container, platform, workers
