@@ -18,6 +18,7 @@ import contextlib
 import gc
 import importlib
 import os
+import platform
 import selectors
 import signal
 import socket
@@ -194,6 +195,8 @@ class ForkServer:
             tell(line, code=os.waitstatus_to_exitcode(status))
         line.close()
         if self._later and not self._lines and self._control is not None:
+            # Kept by Python for all children: what each kernel tells of its system.
+            platform.platform()
             load(self._later)
             self._later.clear()
 

@@ -35,7 +35,7 @@ _CODES = {"completed": 0, "failed": 1, "errored": 3, "timeout": 4}
     "--workers",
     type=click.IntRange(1, 1024),
     metavar="N",
-    help="Processes on this machine. Default: one a core.",
+    help="Processes on this machine. Default: three for two cores.",
 )
 @click.option(
     "--dask",

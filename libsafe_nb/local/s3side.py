@@ -262,6 +262,7 @@ def main(arguments: list[str]) -> int:
     lock = places.try_lock(root.lock("s3side"))
     if lock is None:
         return ALREADY_RUNNING
+    weed.give_way()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     import uvloop

@@ -23,6 +23,12 @@ IN_FLIGHT = 2
 """Units that are submitted for each worker: one that it is at, and one that it begins without waiting."""
 
 
+def default_workers() -> int:
+    """Half as many again as cores: of a small run's time a third and more is waiting for a storage or a kernel."""
+    cores = default_size()
+    return cores + (cores + 1) // 2
+
+
 class Hands(Protocol):
     """An executor of ours."""
 
@@ -59,7 +65,7 @@ def run(
     each
         Files of a batch, which is one run.
     workers
-        Processes on this machine, one a core by default; with `dask="local"` those of its cluster.
+        Processes on this machine, `default_workers()` by default; with `dask="local"` those of its cluster, one a core.
     dask
         Address of a Dask scheduler (`tcp://…`), or `local`.
     resumed
@@ -156,7 +162,7 @@ def _chosen_map(connection: Connection, container: str, notebook: str | Path | N
 @contextlib.contextmanager
 def _hands(dask: str | None, workers: int | None, ledger: Ledger) -> Iterator[Any]:
     if dask is None:
-        crew = Crew(workers or default_size())
+        crew = Crew(workers or default_workers())
         try:
             yield crew
         finally:
