@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from libsafe_nb.calls import Call as Call
     from libsafe_nb.calls import Called as Called
     from libsafe_nb.calls import call as call
+    from libsafe_nb.calls import gather as gather
+    from libsafe_nb.calls import map_call as map_call
     from libsafe_nb.digests import digest as digest
     from libsafe_nb.interactive.payload import payload as payload
     from libsafe_nb.many import run_many as run_many
@@ -30,8 +32,10 @@ __all__ = [
     "Secret",
     "call",
     "digest",
+    "gather",
     "load_ipython_extension",
     "local",
+    "map_call",
     "nuclio",
     "payload",
     "run",
@@ -48,6 +52,8 @@ _HOMES = {
     "Secret": "libsafe_nb.secrets",
     "call": "libsafe_nb.calls",
     "digest": "libsafe_nb.digests",
+    "gather": "libsafe_nb.calls",
+    "map_call": "libsafe_nb.calls",
     "payload": "libsafe_nb.interactive.payload",
     "run": "libsafe_nb.runner",
     "run_many": "libsafe_nb.many",

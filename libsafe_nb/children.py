@@ -4,32 +4,38 @@ Calls that a function makes of other functions, on the runner's side: asked for,
     {"kind": "child", "key": …, "function": …, …}    before the platform is asked
     {"kind": "child", "key": …, "call": …, …}        what it answered; again, when what is known of the call changes
 
-All lines of one key are one call (`record.calls`). The key is the idempotency key too, made of the run's id and the
-call's number, so a repetition within this run makes no second call.
+All lines of one key are one call (`record.calls`). The platform is asked with an idempotency key, so a repetition makes no
+second call. What a call refers to is resolved just before it is asked for (`drafts.py`); `holding.py` knows when that is.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from libsafe_nb import errors, evidence, linkage, record
+from libsafe_nb import declared, errors, evidence, linkage, record, references
 from libsafe_nb.compat.writing import refuse
+from libsafe_nb.drafts import Draft, Order
 from libsafe_nb.errors import (
     Conflict,
     Forbidden,
     LibsafeError,
+    NotebookError,
+    ObjectNotFound,
     PlatformError,
     StorageUnreachable,
     Unauthorized,
     Unreachable,
     UsageError,
 )
-from libsafe_nb.functions import Functions
+from libsafe_nb.functions import Functions, key_by_path
+from libsafe_nb.holding import FULL, Held, Holding, said
 from libsafe_nb.recordedcalls import (
     ENDED,
     FACTS,
@@ -49,6 +55,15 @@ if TYPE_CHECKING:
 
 EVIDENCE = "evidence: "
 """How the job's message begins that says where its evidence is."""
+MOST = 10_000
+"""Calls that one run may make."""
+LONGEST_WAIT = 60.0
+"""Seconds after which whoever waits for a call's end asks again."""
+PATHS = 1000
+"""Files whose ids are asked for at once."""
+
+Publish = Callable[["Client", str, bytes, str], Mapping[str, Any]]
+"""Publishes a function that is called by its path: its key, its bytes and its file's name; answers its `version`."""
 
 
 # What the platform is asked -------------------------------------------------------------------------------------------
@@ -63,6 +78,8 @@ def ask(
     params: Mapping[str, Any] | None = None,
     version: int | None = None,
     priority: int = 0,
+    timeout: float | None = None,
+    attempts: int | None = None,
     run: str | None = None,
     key: str | None = None,
 ) -> Shape:
@@ -76,6 +93,8 @@ def ask(
         that knows no functions to call.
     UsageError
         The function takes no such parameters or files.
+    Unreachable
+        Nobody answered; or so many calls of the function wait that it took no further one: `status` is 429.
     """
     functions = Functions(client)
     try:
@@ -86,8 +105,11 @@ def ask(
             params=params,
             version=version,
             priority=priority,
+            timeout=timeout,
+            attempts=attempts,
             run=run,
             idempotency_key=key,
+            when_full=False,
         )
     except (Unreachable, Unauthorized, Forbidden, Conflict):
         raise
@@ -128,15 +150,15 @@ def tellable(client: Client, function: str, params: Mapping[str, Any], version: 
     """
     if not params:
         return {}
-    functions = Functions(client)
     try:
-        about = (
-            functions.get(function)
-            if version is None
-            else next((each for each in functions.versions(function) if each["number"] == version), {})
-        )
+        about = about_function(client, function, version)
     except PlatformError:
         about = {}
+    return tellable_of(about, params)
+
+
+def tellable_of(about: Mapping[str, Any], params: Mapping[str, Any]) -> Shape:
+    """As `tellable`, of a function that was asked about."""
     declared = {each.get("name"): bool(each.get("secret")) for each in about.get("parameters", ())}
     # A handler declares nothing, and takes it all the same.
     unknown = NOT_TAKEN if about.get("kind") == "notebook" else NOT_TOLD
@@ -144,6 +166,14 @@ def tellable(client: Client, function: str, params: Mapping[str, Any], version: 
         name: (f"[redacted:{name}]" if declared[name] else value) if name in declared else unknown
         for name, value in params.items()
     }
+
+
+def about_function(client: Client, function: str, version: int | None) -> Shape:
+    """What the platform tells of a function, or of one of its versions; empty where there is no such version."""
+    functions = Functions(client)
+    if version is None:
+        return functions.get(function)
+    return next((each for each in functions.versions(function) if each["number"] == version), {})
 
 
 def _has_functions(functions: Functions) -> bool:
@@ -157,7 +187,11 @@ def _has_functions(functions: Functions) -> bool:
 
 def look(client: Client, call: str) -> Shape:
     """What became of a call: `status`, `job`, `version` and, once it has ended, `run`, `evidence`, `error` and `scraps`."""
-    found = Functions(client).get_call(call)
+    return _seen(client, Functions(client).get_call(call))
+
+
+def _seen(client: Client, found: Shape, job: Mapping[str, Any] | None = None) -> Shape:
+    """As `look`, of a call that the platform has told; asked for its job if that was not told."""
     told: Shape = {
         "status": found["status"],
         "job": found["job_id"],
@@ -167,7 +201,7 @@ def look(client: Client, call: str) -> Shape:
     }
     if found["status"] not in ENDED:
         return told
-    job = client.job(found["job_id"])
+    job = cast("Mapping[str, Any]", client.job(found["job_id"])) if job is None else job
     result = job["result"]
     result = result if isinstance(result, dict) else {}
     error = in_order(result.get("error"))
@@ -178,7 +212,8 @@ def look(client: Client, call: str) -> Shape:
         "run": result.get("run"),
         "started": _moment(job["date_start"]),
         "ended": _moment(job["date_end"]),
-        "evidence": result.get("evidence") or _evidence(client, found["job_id"]),
+        "evidence": result.get("evidence")
+        or (job["evidence"] if "evidence" in job else _evidence(client, found["job_id"])),
         "error": error,
         "scraps": result.get("scraps") or {},
     }
@@ -207,18 +242,26 @@ def cancel(client: Client, call: str) -> Shape:
 
 class Children:
     """
-    The calls of one run. Thread-safe.
+    The calls of one run, or of a process that is none. Thread-safe.
 
     Parameters
     ----------
     client
         With the run's job, whose children they become.
+    run
+        The run's id, or another name of which nobody has a second.
     container
         Where a call works that names no other.
     tell
         Where events go.
     read
         The bytes of a container's object, for the records of the called runs; None where they are not looked at.
+    publish
+        For functions that are called by their path.
+    beside
+        The folder, or the address, in which a path is looked for that the caller does not find; None for none.
+    in_run
+        False for a process that is no run.
 
     Attributes
     ----------
@@ -236,82 +279,281 @@ class Children:
         replay: Replay | None,
         tell: Callable[[Shape], None],
         read: Callable[[str, str], bytes] | None = None,
+        publish: Publish | None = None,
+        beside: str | None = None,
+        in_run: bool = True,
     ) -> None:
         self._client, self._run, self._container = client, run, container
         self._secrets, self._tell, self._read = secrets, tell, read
+        self._publish, self._beside, self._in_run = publish, beside, in_run
         self._recorded = RecordedCalls(replay.calls) if replay is not None and replay.stub else None
         self._lock = threading.Lock()
         self._made = 0
         self._last: dict[str, tuple[str, Shape]] = {}
         self._unread: set[str] = set()
         self._away = False
+        self._wrote: dict[str, list[Shape]] = {}
+        """By a call's key all that it wrote."""
+        self._versions: dict[tuple[str, str], int] = {}
+        """Of functions that were called by their path, by key and digest."""
+        self._publishing = threading.Lock()
+        self._holding = Holding(
+            ends=self._ends,
+            wake=lambda question: Functions(self._client()).hurry(question),
+            cancel=lambda call: self._seen(call, cancel),
+            tell=lambda held, found: self._tell({"kind": "child", "key": held.key, **_kept(found)}),
+        )
         self.known: dict[str, Callable[..., Any]] = {
             "call": self._call,
             "call_get": self._get,
+            "call_wait": self._wait,
             "call_cancel": self._cancel,
         }
 
-    def _call(
+    # Made
+
+    def _call(self, **fields: Any) -> Shape:
+        return self.make(self._client, **fields)
+
+    def make(
         self,
+        client: Callable[[], Client],
         *,
         function: str,
+        code: Mapping[str, str] | None = None,
         container: str | None = None,
-        files: Sequence[str] = (),
+        files: Sequence[Any] = (),
         params: Mapping[str, Any] | None = None,
+        scraps: Sequence[Mapping[str, Any]] = (),
+        after: Sequence[str] = (),
         version: int | None = None,
         priority: int = 0,
+        timeout: float | None = None,
+        retries: int | None = None,
+        reuse: str | None = None,
+        on_failure: str = "continue",
     ) -> Shape:
-        where = container or self._container
+        """
+        Make a call, or hold it back; `key`, and of the platform's answer what there is.
+
+        Parameters
+        ----------
+        code
+            Of a function that is called by its path: its file's `name`, and its bytes as `data` (base64) or where they are
+            found, as `address` (`libsafe://…`) or `path`.
+        files, params, scraps, after
+            As in `Draft`.
+
+        Raises
+        ------
+        LibsafeError
+            The platform would not take it, or nobody answered; of one that is held back what can be told beforehand.
+        """
         refuse_keys(self._secrets, function, params)
+        if code is not None:
+            function, version = self._by_path(client, code)
+        self._refuse_more(function)
+        named = [each["call"] for each in (*files, *scraps) if not isinstance(each, str)]
+        for each in (*named, *after):
+            if self._holding.get(each) is None:
+                raise UsageError(
+                    f"call of {function}: it refers to a call of another run or process ({each})"
+                )
         with self._lock:
+            if self._made >= MOST:
+                raise UsageError(
+                    f"call of {function}: expected at most {MOST:,} calls of one run, got one more; give a call several files"
+                )
             self._made += 1
-            key = f"{self._run}/call-{self._made}"
-        event: Shape = {
-            "kind": "child",
-            "key": key,
-            "function": function,
-            "version": version,
-            "container": where,
-            "files": len(files),
-            "params": dict(params or {}),
-            "status": "asked",
-        }
-        if self._recorded is not None:
-            return self._answered(event)
-        told = tellable(self._client(), function, event["params"], version)
-        self._tell({**event, "params": told})
-        try:
-            made = ask(
-                self._client(),
-                function,
-                container=where,
-                files=files,
-                params=params,
-                version=version,
-                priority=priority,
-                run=self._run,
-                key=key,
+            number = self._made
+        draft = Draft(
+            self._name(number),
+            number,
+            function,
+            container or self._container,
+            files,
+            dict(params or {}),
+            scraps,
+            after,
+            version,
+            priority,
+            timeout,
+            retries,
+            reuse,
+            on_failure,
+        )
+        making = _Making(self, client, draft)
+        held = Held(
+            draft.key, number, function, draft.before, on_failure == "stop", making.start, dict(_NOT_MADE)
+        )
+        if self._recorded is None and not all(self._find(key).state == "ended" for key in draft.before):
+            making.tell_held()
+        self._holding.add(held)
+        told = {name: held.found.get(name) for name in ("call", "job", "version", "status")}
+        return {**told, "key": draft.key, "container": draft.container}
+
+    def _refuse_more(self, function: str) -> None:
+        # In a replay all that was called is known to have ended as soon as it is called.
+        if self._holding.stopped is not None and (self._recorded is None or not self._recorded.has(function)):
+            raise Conflict(
+                f"no further call is made: {said(self._holding.stopped)}, and its on_failure is stop"
             )
-        except LibsafeError as exc:
-            # Where nobody answered it may have been made all the same.
-            status = "asked" if isinstance(exc, Unreachable) else "refused"
-            error = {"type": type(exc).__name__, "message": str(exc), "cell_id": None}
-            self._tell({"kind": "child", "key": key, "status": status, "error": error})
-            raise
-        if told != event["params"]:
-            # The platform took them, so none is a secret.
-            self._tell({"kind": "child", "key": key, "params": event["params"]})
-        self._note(key, made)
-        return {**made, "container": where}
+
+    def _find(self, key: str) -> Held:
+        held = self._holding.get(key)
+        assert held is not None
+        return held
+
+    def _name(self, number: int) -> str:
+        """By which a call of this run is known, in its events too."""
+        return f"{self._run}/call-{number}"
+
+    def _idempotency_key(self, order: Order) -> str:
+        """By which the platform knows a repetition of this call. Asked for just before the platform is, at each try."""
+        return self._name(order.number)
+
+    def _answered_earlier(self, order: Order) -> Shape | None:
+        """
+        What an earlier run's record tells of the same call, as `look` tells of one that has ended; None to have it run.
+
+        Asked just before the call would be made, with all that it refers to resolved.
+        """
+        return None
+
+    def _by_path(self, client: Callable[[], Client], code: Mapping[str, str]) -> tuple[str, int | None]:
+        """Key and version of a function that is called by its path; its bytes are read once, and published."""
+        key = key_by_path(code["name"])
+        if self._recorded is not None:
+            return key, None
+        data = self._code(code)
+        sha256 = record.digest(data)
+        with self._publishing:
+            if (key, sha256) not in self._versions:
+                assert self._publish is not None
+                self._versions[key, sha256] = int(self._publish(client(), key, data, code["name"])["version"])
+            return key, self._versions[key, sha256]
+
+    def _code(self, code: Mapping[str, str]) -> bytes:
+        if "data" in code:
+            return base64.b64decode(code["data"])
+        address = code.get("address")
+        if address is None:
+            if self._beside is None:
+                raise NotebookError(f"{code['path']}: there is no such notebook", notebook=code["path"])
+            if not self._beside.startswith("libsafe://"):
+                try:
+                    return (Path(self._beside) / code["path"]).read_bytes()
+                except OSError as exc:
+                    raise NotebookError(
+                        f"{code['path']}: cannot be read, neither from the working directory nor from where the caller's"
+                        f" notebook lies ({exc.strerror or exc})",
+                        notebook=code["path"],
+                    ) from exc
+            address = f"{self._beside}/{code['path'].removeprefix('./')}"
+        container, _, path = address.removeprefix("libsafe://").partition("/")
+        if not (container.isascii() and container.isdecimal() and path):
+            raise NotebookError(
+                f"{address}: expected libsafe://CONTAINER/path of a notebook", notebook=address
+            )
+        assert self._read is not None
+        try:
+            return self._read(container, path)
+        except ObjectNotFound as exc:
+            raise NotebookError(f"{address}: there is no such notebook", notebook=address) from exc
+
+    # Asked about
+
+    def has(self, key: str) -> bool:
+        return self._holding.get(key) is not None
 
     def _get(self, *, call: str) -> Shape:
-        return self._recorded.get(call) if self._recorded is not None else self._seen(call, look)
+        held = self._holding.get(call)
+        if held is None:
+            return self._recorded.get(call) if self._recorded is not None else self._seen(call, look)
+        if held.state == "open" and held.id is not None:
+            found = self._seen(held.id, look)
+            if found["status"] in ENDED:
+                self._holding.end(held, found)
+            else:
+                return {**self._reply(held), **found}
+        return self._reply(held)
+
+    def _wait(self, *, call: str, seconds: float) -> Shape:
+        """What became of it, within so many seconds or a minute; with `outputs` if it has ended."""
+        held = self._holding.get(call)
+        if held is None:
+            return self._get(call=call)
+        if self._holding.wait(held, min(seconds, LONGEST_WAIT)):
+            return {**self._reply(held), "outputs": self._outputs(held)}
+        return self._reply(held)
 
     def _cancel(self, *, call: str) -> Shape:
-        return self._recorded.get(call) if self._recorded is not None else self._seen(call, cancel)
+        if self._recorded is not None:
+            return self._get(call=call)
+        held = self._holding.get(call)
+        if held is None:
+            return self._seen(call, cancel)
+        error = {"type": "Queue", "message": "the call was cancelled", "cell_id": None}
+        self._holding.cancel(held, error)
+        return self._reply(held)
+
+    def _reply(self, held: Held) -> Shape:
+        """What a caller is told of a call."""
+        if self._recorded is not None and held.found.get("entry") is not None:
+            entry = held.found["entry"]
+            return {
+                **self._recorded.told(entry),
+                "call": entry.get("call"),
+                "container": entry.get("container"),
+            }
+        return dict(held.found)
+
+    def _all_outputs(self, held: Held) -> list[Shape]:
+        """
+        Raises
+        ------
+        StorageUnreachable
+            Its record cannot be read now.
+        """
+        if held.key not in self._wrote:
+            place = evidence.place_of(held.found.get("evidence"))
+            found: list[Shape] = []
+            if self._read is not None and place is not None:
+                with contextlib.suppress(ObjectNotFound):
+                    found = linkage.outputs(self._read(place[0], f"{place[1]}record.json"))
+            self._wrote[held.key] = found
+        return self._wrote[held.key]
+
+    def _outputs(self, held: Held) -> list[Shape]:
+        """The files that it wrote, each once, with their ids as far as the platform tells them."""
+        found = [dict(each) for each in references.fitting(self._all_outputs(held), None)]
+        missing: dict[str, list[Shape]] = {}
+        for each in found:
+            each["path"] = references.slashed(each["path"])
+            if "id" not in each:
+                missing.setdefault(str(each["container"]), []).append(each)
+        for container, files in missing.items():
+            ids: dict[str, str] = {}
+            if self._recorded is None:
+                with contextlib.suppress(PlatformError):
+                    ids = _ids(self._client(), container, [each["path"] for each in files])
+            for each in files:
+                each["id"] = ids.get(each["path"])
+        self._wrote[held.key] = found
+        return found
+
+    # Looked after
+
+    def _ends(self, calls: Sequence[str], seconds: float, question: str) -> Iterator[tuple[str, Shape]]:
+        client = self._client()
+        for each in Functions(client).look(calls, ended=True, wait=seconds, question=question):
+            yield each["id"], self._saw(each["id"], _seen(client, each, each["job"]))
 
     def _seen(self, call: str, what: Callable[[Client, str], Shape]) -> Shape:
-        found = what(self._client(), call)
+        return self._saw(call, what(self._client(), call))
+
+    def _saw(self, call: str, found: Shape) -> Shape:
+        """Note what has become of a call, if it is news."""
         with self._lock:
             key, before = self._last.get(call, ("", {}))
             unread = call in self._unread
@@ -320,25 +562,52 @@ class Children:
         return found
 
     def _note(self, key: str, found: Shape) -> None:
-        call, account = found["call"], self._account(found)
-        with self._lock:
-            self._last[call] = (key, _kept(found))
-            (self._unread.add if found.get("evidence") and not account else self._unread.discard)(call)
-        self._tell({"kind": "child", "key": key, "call": call, **_kept(found), **account})
+        account = self._account(key, found)
+        call = found.get("call")
+        if call is not None:
+            with self._lock:
+                self._last[call] = (key, _kept(found))
+                (self._unread.add if found.get("evidence") and not account else self._unread.discard)(call)
+        reused = {"reused": found["reused"]} if found.get("reused") else {}
+        self._tell({"kind": "child", "key": key, "call": call, **_kept(found), **account, **reused})
 
-    def _account(self, found: Shape) -> Shape:
+    def _account(self, key: str, found: Shape) -> Shape:
         """What the called run's record tells, once it is stored; that of a run that was cancelled may come later."""
         place = evidence.place_of(found.get("evidence"))
         if self._read is None or place is None or self._away:
             return {}
         try:
-            return linkage.account(self._read(place[0], f"{place[1]}record.json"))
+            data = self._read(place[0], f"{place[1]}record.json")
+            self._wrote[key] = linkage.outputs(data)
+            return linkage.account(data)
         except StorageUnreachable:
             # Asked again at the run's end; a function does not wait for it at each of its calls.
             self._away = True
         except LibsafeError:
             pass
         return {}
+
+    # At the end
+
+    @property
+    def stopped(self) -> Shape | None:
+        """Why this run has failed whatever its notebook says: a call did whose `on_failure` is stop."""
+        held = self._holding.stopped
+        if held is None:
+            return None
+        return {"type": "CallFailed", "message": f"{said(held)}, and its on_failure is stop", "cell_id": None}
+
+    def wait_for_all(self, seconds: float | None, unless: Callable[[], bool]) -> bool:
+        """Whether all calls have ended within so many seconds (None: however long it takes), and before `unless` says so."""
+        return self._holding.wait_for_all(seconds, unless)
+
+    def wait_for_held(self) -> None:
+        """Until no call is held back."""
+        self._holding.wait_for_held()
+
+    def cancel_all(self, why: str) -> None:
+        """Cancel all calls that have not ended."""
+        self._holding.cancel_all({"type": "RunCancelled", "message": why, "cell_id": None})
 
     def settle(self) -> None:
         """At the run's end: see what has become of those of which no end is known."""
@@ -351,20 +620,156 @@ class Children:
         self._away = False
         with contextlib.suppress(PlatformError):
             for call in left:
-                self._get(call=call)
+                self._seen(call, look)
 
-    def _answered(self, event: Shape) -> Shape:
-        """In a replay: as it was in the recorded run."""
-        assert self._recorded is not None
-        found = self._recorded.take(event)
+    def close(self) -> None:
+        """Look after no call any more."""
+        self._holding.close()
+
+
+_NOT_MADE = {"status": "held", "call": None, "job": None}
+
+
+class _Making:
+    """One call on its way to the platform."""
+
+    def __init__(self, calls: Children, client: Callable[[], Client], draft: Draft) -> None:
+        self._calls, self._client, self._draft = calls, client, draft
+        self._told = False
+        self._shown: Shape | None = None
+        """The parameters as the record has them so far."""
+
+    def tell_held(self) -> None:
+        """
+        Written down as held back.
+
+        Raises
+        ------
+        LibsafeError
+            What the platform would say of it already: no such function, one that is disabled, parameters that it does
+            not take.
+        """
+        draft, client = self._draft, self._client()
+        event = draft.event(self._calls._find, status="held")
+        try:
+            about = about_function(client, draft.function, draft.version)
+        except Unreachable:
+            # It is asked for later.
+            about = {}
+        if not about.get("enabled", True):
+            raise Conflict(f"function {draft.function} is disabled")
+        if about:
+            filled = {each["at"][0] for each in draft.scraps}
+            plain = {name: value for name, value in draft.params.items() if name not in filled}
+            handler = about.get("kind") == "handler"
+            declared.check_queued(draft.function, about.get("parameters", ()), plain, handler=handler)
+        self._shown = tellable_of(about, event["params"])
+        self._calls._tell({**event, "params": self._shown})
+        self._told = True
+
+    def start(self) -> Shape:
+        """As `Held.start`: notes it, has it made, notes what the platform says."""
+        calls, draft = self._calls, self._draft
+        error = draft.blocked(calls._find) if calls._recorded is None else None
+        if error is not None:
+            found = {"status": "cancelled", "error": error}
+            calls._tell({**self._first("cancelled"), **found})
+            return found
+        try:
+            if calls._recorded is not None:
+                return self._as_recorded(calls._recorded)
+            return self._made(draft.order(calls._find, calls._all_outputs))
+        except LibsafeError as exc:
+            if self._told:
+                self._refused(exc)
+            raise
+
+    def _made(self, order: Order) -> Shape:
+        calls, key = self._calls, self._draft.key
+        if self._draft.scraps:
+            refuse_keys(calls._secrets, order.function, order.params)
+        found = calls._answered_earlier(order)
+        if found is not None:
+            calls._tell({**self._first("asked"), "files": len(order.files), "params": dict(order.params)})
+            calls._note(key, found)
+            return found
+        given = dict(order.params)
+        event = {**self._first("asked"), "files": len(order.files)}
+        if self._shown is None or self._draft.scraps:
+            self._shown = event["params"] = tellable(self._client(), order.function, given, order.version)
+        calls._tell(event)
+        made = ask(
+            self._client(),
+            order.function,
+            container=order.container,
+            files=order.files,
+            params=given,
+            version=order.version,
+            priority=order.priority,
+            timeout=order.timeout,
+            attempts=None if order.retries is None else order.retries + 1,
+            run=calls._run if calls._in_run else None,
+            key=calls._idempotency_key(order),
+        )
+        if self._shown != given:
+            # The platform took them, so none is a secret.
+            calls._tell({"kind": "child", "key": key, "params": given})
+        calls._note(key, made)
+        return made
+
+    def _first(self, status: str) -> Shape:
+        """The event with all that is known, if none was told yet."""
+        if self._told:
+            return {"kind": "child", "key": self._draft.key, "status": status}
+        self._told = True
+        return self._draft.event(self._calls._find, status=status)
+
+    def _refused(self, exc: LibsafeError) -> None:
+        away = isinstance(exc, (Unreachable, StorageUnreachable))
+        # Where nobody answered it may have been made all the same.
+        status = "held" if getattr(exc, "status", None) == FULL else "asked" if away else "refused"
+        error = {"type": type(exc).__name__, "message": str(exc), "cell_id": None}
+        self._calls._tell({"kind": "child", "key": self._draft.key, "status": status, "error": error})
+
+    def _as_recorded(self, recorded: RecordedCalls) -> Shape:
+        """In a replay: as it was in the recorded run, which also says what it takes of others."""
+        calls, draft = self._calls, self._draft
+        event = self._first("asked")
+        for key in draft.uses:
+            # Of a call that had not ended nothing is known: that is said here.
+            calls._reply(calls._find(key))
+        if draft.blocked(calls._find) is None:
+            order = draft.order(calls._find, lambda held: held.found["entry"].get("wrote") or ())
+            event |= {"files": len(order.files), "params": dict(order.params)}
+        found = recorded.take(event)
         told = told_again(event["params"], found)
         facts = {name: found.get(name) for name in (*FACTS, *OF_RECORD)}
-        self._tell({**event, **facts, "params": told, "stubbed": True})
-        if found.get("status") == "refused":
+        calls._tell({**event, **facts, "params": told, "stubbed": True})
+        if found.get("status") == "refused" and not draft.before:
             error = found.get("error") or {}
             kind = getattr(errors, str(error.get("type")), PlatformError)
             raise kind(str(error.get("message")))
-        return {name: found.get(name) for name in ("call", "job", "version", "container", "status")}
+        # One that went on to the end of the recorded run counts as ended here: what is asked of it is refused.
+        return {
+            **{name: found.get(name) for name in ("call", "job", "version", "status", "error", "evidence")},
+            "scraps": found.get("scraps"),
+            "entry": found,
+            "over": True,
+        }
+
+
+def _ids(client: Client, container: str, paths: Sequence[str]) -> dict[str, str]:
+    """By path the ids of files of a container."""
+    found: dict[str, str] = {}
+    for start in range(0, len(paths), PATHS):
+        rows: Iterable[Any] = client.search(
+            [
+                {"property": "container_id", "operator": "eq", "value": container},
+                {"property": "fullpath", "operator": "in", "value": list(paths[start : start + PATHS])},
+            ]
+        )
+        found |= {str(each["fullpath"]): str(each["id"]) for each in rows}
+    return found
 
 
 def _kept(found: Shape) -> Shape:

@@ -25,10 +25,10 @@ from libsafe_nb.errors import ObjectNotFound
 from libsafe_nb.record import entries, section
 from libsafe_nb.recordedcalls import NOT_TAKEN, NOT_TOLD
 
-DEPTH = 32
-"""Calls of calls that are followed; the platform allows 16, and what was reused may have called in its turn."""
+DEPTH = 64
+"""Calls of calls that are followed; the platform allows 32, and what was reused may have called in its turn."""
 
-OPEN = ("asked", "queued", "running")
+OPEN = ("held", "asked", "queued", "running")
 """States of a call whose end its caller's record does not know."""
 
 _OF_RUN = {"completed": ("completed",), "failed": ("failed", "timeout")}

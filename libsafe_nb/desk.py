@@ -32,6 +32,7 @@ from libsafe_nb.redact.values import redact_value
 from libsafe_nb.secrets import Secret
 
 if TYPE_CHECKING:
+    from libsafe_nb.children import Publish
     from libsafe_nb.connection import Connection
     from libsafe_nb.execution import CellState
     from libsafe_nb.models import Replay
@@ -53,6 +54,8 @@ class Desk:
         What the function read, wrote and said, in order; also in `events.jsonl`, so a killed runner leaves it.
     verdict
         None until the function called `job_end`; the first call wins, save that False lowers it.
+    calls
+        Those that it makes of other functions.
     fault
         Why `events.jsonl` could not be written (a full disk), or None; `events` has them all the same.
     """
@@ -70,6 +73,8 @@ class Desk:
         payload: Mapping[str, Any],
         files: Iterable[Mapping[str, Any]],
         replay: Replay | None = None,
+        publish: Publish | None = None,
+        beside: str | None = None,
     ) -> None:
         self.events: list[dict[str, Any]] = []
         self.verdict: bool | None = None
@@ -88,7 +93,10 @@ class Desk:
             secrets=secrets,
             replay=replay,
             answer=self.answer,
+            publish=publish,
+            beside=beside,
         )
+        self.calls = self._errands.calls
         self.fault: OSError | None = None
         self._nonce_spent = False
         self._lock = threading.Lock()
@@ -137,7 +145,7 @@ class Desk:
 
     def settle_calls(self) -> None:
         """Note what has become of the functions that this one called, at the run's end."""
-        self._errands.settle_calls()
+        self.calls.settle()
 
     def tell_used(self) -> None:
         """Note which earlier runs wrote what this one has read; as well as can be, at its end."""

@@ -115,6 +115,9 @@ class LibsafeEngine(Engine):  # type: ignore[misc] # papermill is not typed
         with _progress(nb, progress_bar, execution) as tell, _signals(execution):
             show = _Show(log_output, stdout_file, stderr_file)
             verdict, fault = _run(nb, execution, kernel_name, account, place.saver, tell, show)
+            became = execution.at_end(verdict.status) if execution.at_end is not None else None
+            if became is not None:
+                verdict = Verdict(*became)
         execution.outcome = account.end(verdict.status, verdict.cause, verdict.error)
         if fault is None and verdict.status not in ("completed", "failed"):
             fault = _exception(verdict)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb.children import Children
+from libsafe_nb.children import Children, Publish
 from libsafe_nb.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ class Errands:
         As the notebook gets it: without keys.
     answer
         The desk's: where each effect is told.
+    publish, beside
+        For functions that are called by their path (`Children`).
+
+    Attributes
+    ----------
+    calls
+        Those of other functions.
     """
 
     def __init__(
@@ -50,6 +57,8 @@ class Errands:
         secrets: SecretSet,
         replay: Replay | None,
         answer: Callable[[str, dict[str, Any]], Any],
+        publish: Publish | None = None,
+        beside: str | None = None,
     ) -> None:
         from libsafe_nb.compat.session import Attached, Session
 
@@ -76,7 +85,7 @@ class Errands:
         self._files = [
             {"id": str(each["id"]), "path": each["fullpath"], "size": each.get("size")} for each in files
         ]
-        self._children = Children(
+        self.calls = Children(
             lambda: self._session.client,
             run=run,
             container=self._container,
@@ -84,6 +93,8 @@ class Errands:
             replay=replay,
             tell=attached.tell,
             read=lambda where, path: self._session.storage.get(where, path),
+            publish=publish,
+            beside=beside,
         )
         self.known: dict[str, Callable[..., Any]] = {
             "payload": self._show_payload,
@@ -93,15 +104,12 @@ class Errands:
             "hash": self._hash,
             "metadata": self._metadata,
             "progress": self._progress,
-            **self._children.known,
+            **self.calls.known,
         }
-
-    def settle_calls(self) -> None:
-        """See what has become of the calls of other functions; as well as can be, at the run's end."""
-        self._children.settle()
 
     def close(self) -> None:
         """Close the connections, and end what still waits for an answer."""
+        self.calls.close()
         self._session.close()
 
     def _show_payload(self) -> Mapping[str, Any]:

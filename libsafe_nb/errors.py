@@ -27,6 +27,7 @@ Every error that libsafe_nb raises on purpose, in one tree.
         ├── SecretsRemain               the record holds a key that cannot be taken out, and was not stored
         ├── RunTimeout              4   a deadline passed
         ├── RunCancelled            130 interrupted or terminated (143 for SIGTERM)
+        │   └── DependencyFailed        a call that was never made: one of which it takes something did not complete
         └── RunFailed               1   the function failed; raised by `Run.raise_for_failure`
 
 Each error says in one or two sentences which thing, where, what was expected and what was found.
@@ -170,6 +171,10 @@ class RunTimeout(ExecutionError):
 
 class RunCancelled(ExecutionError):
     exit_code = 130
+
+
+class DependencyFailed(RunCancelled):
+    pass
 
 
 class RunFailed(ExecutionError):

@@ -70,6 +70,7 @@ CAUSES = {
     "platform-unreachable": "the platform or its storage did not answer within the time that a call has",
     "runner-died": "the runner's process ended before it could say how the run went",
     "machine-lost": "nothing was heard of the run's machine since its lease ended",
+    "call-failed": "a call whose `on_failure` is stop did not complete",
     "secrets": "the record still held a key after it was redacted, and was not stored",
     "internal": "an error in the engine itself",
 }
@@ -213,6 +214,9 @@ class Execution:
     extension
         IPython extension that a Python kernel loads at its start, or None. A kernel that cannot load it does not
         start.
+    at_end
+        Called when no cell runs any more, with the status so far; may wait, as for what the function
+        called. Answers the status that it has become, its cause and its error, or None where nothing changed.
     platform
         Folder of a local platform, whose fork server may be asked for the kernel.
     outcome
@@ -231,6 +235,7 @@ class Execution:
     on_cell: Callable[[CellState], None] | None = None
     on_kernel: Callable[[int], None] | None = None
     extension: str | None = "libsafe_nb"
+    at_end: Callable[[RunStatus], tuple[RunStatus, str, dict[str, str | None]] | None] | None = None
     platform: Path | None = None
     outcome: Outcome | None = field(default=None, init=False)
     notebook: NotebookNode | None = field(default=None, init=False, repr=False)

@@ -34,6 +34,7 @@ STATES = {
     "reused": ("good", "↺", "reused"),
     "queued": ("idle", "…", "still queued"),
     "running": ("idle", "…", "still running"),
+    "held": ("idle", "…", "held back"),
     "asked": ("idle", "?", "no answer known"),
     "not run": ("idle", "○", "not run"),
 }

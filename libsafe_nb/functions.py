@@ -195,7 +195,9 @@ class Functions:
         result: Shape = self._client.call("call_get", call=call)
         return result
 
-    def look(self, calls: Sequence[str], *, ended: bool = False, wait: float = 0.0) -> list[Shape]:
+    def look(
+        self, calls: Sequence[str], *, ended: bool = False, wait: float = 0.0, question: str | None = None
+    ) -> list[Shape]:
         """
         Many calls by one request: each as `get_call` tells it, with a `job` (`status`, `progress`, `result`, `date_start`,
         `date_end`, and `evidence`, where only a message tells it) and without its files and parameters.
@@ -208,10 +210,16 @@ class Functions:
             Tell those that have ended, and no others.
         wait
             Seconds, at most 20, to wait until one of them has ended; answered at once where one has before.
+        question
+            A name for this question, by which `hurry` ends the wait.
         """
-        body = {"ids": list(calls), "ended": ended, "wait": wait}
+        body = {"ids": list(calls), "ended": ended, "wait": wait, "question": question}
         result: list[Shape] = self._client.call("call_look", json=body)
         return result
+
+    def hurry(self, question: str) -> None:
+        """Have a question of `look` that waits answered at once, also one that has not arrived yet."""
+        self._client.call("call_look", json={"ids": [], "hurry": question})
 
     def job(self, job: str) -> Job:
         """The job of a call: its `progress` from 0 to 1 (None when it has not said), when it started, and its state."""

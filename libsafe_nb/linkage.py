@@ -32,11 +32,8 @@ def account(data: bytes) -> Shape:
 
     `used_runs` are the ids of the runs that it used, with how many files.
     """
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(body, dict):
+    body = _parsed(data)
+    if body is None:
         return {}
     read = [each for each in record.entries(body, "inputs") if each.get("read") != "none"]
     return {
@@ -49,6 +46,20 @@ def account(data: bytes) -> Shape:
             for each in record.entries(body, "used")
         ],
     }
+
+
+def outputs(data: bytes) -> list[Shape]:
+    """All files that a run wrote, from the bytes of its record; none where it is none."""
+    body = _parsed(data)
+    return [] if body is None else [_file(each, body) for each in record.entries(body, "outputs")]
+
+
+def _parsed(data: bytes) -> Shape | None:
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
 
 
 def _file(entry: Mapping[str, Any], body: Mapping[str, Any]) -> Shape:

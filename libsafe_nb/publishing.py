@@ -14,7 +14,7 @@ import re
 import tokenize
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import check, declared, description
 from libsafe_nb import notebook as notebooks
@@ -23,6 +23,9 @@ from libsafe_nb.errors import NotebookError, UsageError
 from libsafe_nb.functions import Functions
 from libsafe_nb.notebook import FunctionNotebook
 from libsafe_nb.settings import Settings
+
+if TYPE_CHECKING:
+    from libsafe_nb.client import Client
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
@@ -50,8 +53,48 @@ def publish(
         data = path.read_bytes()
     except OSError as exc:
         raise NotebookError(f"{path}: cannot be read ({exc.strerror or exc})", notebook=str(path)) from exc
+    function = _checked(data, path)
+    told = description.described(function.metadata, path.stem)
+    return Functions(connect(settings=settings).client).publish(
+        key or key_of(function.metadata, path.stem),
+        data,
+        name=path.name,
+        kind=kind(function),
+        title=told["title"],
+        description=told["description"] or "",
+        parameters=parameters(function),
+    )
+
+
+def by_path(client: Client, key: str, data: bytes, name: str) -> dict[str, Any]:
+    """
+    Publish what is called by its path, so that workers can run it; no list of functions shows it.
+
+    Raises
+    ------
+    NotebookError
+        As `publish`.
+    Forbidden
+        The client's user is not the platform's own, as whom functions run.
+    """
+    function = _checked(data, Path(name))
+    told = description.described(function.metadata, Path(name).stem)
+    return Functions(client).publish(
+        key,
+        data,
+        name=name,
+        kind=kind(function),
+        title=told["title"],
+        description=told["description"] or "",
+        parameters=parameters(function),
+        listed=False,
+    )
+
+
+def _checked(data: bytes, path: Path) -> FunctionNotebook:
+    """The function, if it may be published: no key is in it."""
     function = notebooks.parse(data, name=path.name)
-    found = check.check(path, secrets=check.configured_secrets(), codes=check.KEYS)
+    found = check.check_source(data, name=str(path), secrets=check.configured_secrets(), codes=check.KEYS)
     if found:
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise NotebookError(
@@ -64,16 +107,7 @@ def publish(
                 " Nothing was published",
                 notebook=str(path),
             )
-    told = description.described(function.metadata, path.stem)
-    return Functions(connect(settings=settings).client).publish(
-        key or key_of(function.metadata, path.stem),
-        data,
-        name=path.name,
-        kind=kind(function),
-        title=told["title"],
-        description=told["description"] or "",
-        parameters=parameters(function),
-    )
+    return function
 
 
 def kind(function: FunctionNotebook) -> str:

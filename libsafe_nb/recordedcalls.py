@@ -10,6 +10,8 @@ from libsafe_nb import record
 from libsafe_nb.errors import ExecutionError
 
 ENDED = ("completed", "failed", "cancelled", "dead")
+OVER = (*ENDED, "refused")
+"""How a call can have ended for its caller: the platform may not take one that was held back."""
 NOT_TAKEN, NOT_TOLD = "[not taken]", "[not told]"
 """In a record, for the value of a name that the function does not take; and for another that may be a secret."""
 FACTS = (
@@ -72,16 +74,25 @@ class RecordedCalls:
         ExecutionError
             The recorded run ended before the call did, or the call's evidence could not be read.
         """
-        found = self._by_call.get(call)
-        if found is None or found.get("status") not in ENDED:
+        return self.told(self._by_call.get(call), call)
+
+    def has(self, function: str) -> bool:
+        """Whether the recorded run made a further call of that function."""
+        with self._lock:
+            return any(each.get("function") == function for each in self._left)
+
+    def told(self, found: Mapping[str, Any] | None, call: str | None = None) -> Shape:
+        """As `get`, of what `take` answered."""
+        name = call or (found or {}).get("call") or (found or {}).get("number")
+        if found is None or found.get("status") not in OVER:
             status = found.get("status") if found else "not told of"
             raise ExecutionError(
-                f"call {call}: in the recorded run it was {status} to the end, so a replay knows no result of it"
+                f"call {name}: in the recorded run it was {status} to the end, so a replay knows no result of it"
             )
         if found.get("scraps") is None:
-            raise ExecutionError(f"call {call}: {found.get('unread') or 'its evidence was not read'}")
-        told = {name: found.get(name) for name in (*FACTS, "scraps") if name != "call"}
-        return {**told, "error": in_order(told["error"])}
+            raise ExecutionError(f"call {name}: {found.get('unread') or 'its evidence was not read'}")
+        facts = {name: found.get(name) for name in (*FACTS, "scraps") if name != "call"}
+        return {**facts, "error": in_order(facts["error"])}
 
 
 def told_again(params: Mapping[str, Any], entry: Mapping[str, Any]) -> Shape:

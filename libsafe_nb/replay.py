@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from libsafe_nb import archive, comparison, environment, evidence, kernels, record, runner
+from libsafe_nb import archive, comparison, environment, evidence, kernels, linkage, record, runner
 from libsafe_nb.comparison import CellDifference
 from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import LibsafeError, NotebookError, ObjectNotFound
@@ -331,11 +331,12 @@ def _call(entry: Mapping[str, Any], connection: Connection) -> dict[str, Any]:
         return {**entry, "scraps": {}}
     try:
         container, path = split(str(entry["evidence"]))
-        body = json.loads(connection.storage.get(container, f"{path}record.json"))
-        data = connection.storage.get(container, f"{path}executed.ipynb")
+        told = connection.storage.get(container, f"{path}record.json")
+        body, data = json.loads(told), connection.storage.get(container, f"{path}executed.ipynb")
         if body["id"] != f"urn:uuid:{entry.get('run')}" or body["notebook"]["sha256"] != record.digest(data):
             raise ValueError("it is not the notebook of that run")
-        return {**entry, "scraps": record.scraps(json.loads(data))}
+        # The record has the first files only of what was written.
+        return {**entry, "scraps": record.scraps(json.loads(data)), "wrote": linkage.outputs(told)}
     except (LibsafeError, ValueError, KeyError, TypeError, AttributeError) as exc:
         return {**entry, "scraps": None, "unread": f"its evidence {entry['evidence']} cannot be read ({exc})"}
 

@@ -22,7 +22,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import atomic, closing, environment, evidence, kernels, languages, lease, record, recover
+from libsafe_nb import (
+    atomic,
+    closing,
+    environment,
+    evidence,
+    kernels,
+    languages,
+    lease,
+    publishing,
+    record,
+    recover,
+)
 from libsafe_nb.description import described
 from libsafe_nb.desk import Desk
 from libsafe_nb.door import STUB, VARIABLE, Door
@@ -478,6 +489,8 @@ def _at_the_door(
         payload=_payload(plan),
         files=plan.files,
         replay=plan.replay,
+        publish=publishing.by_path,
+        beside=_beside(plan),
     )
     with contextlib.closing(desk):
         door = sockets / "door"
@@ -556,6 +569,14 @@ def _execute(course: _Course, journal: Journal, desk: Desk, door: Path) -> Outco
         if plan.on_cell is not None:
             plan.on_cell(state)
 
+    began = time.monotonic()
+
+    def at_end(status: RunStatus) -> Ended | None:
+        left = (
+            None if execution.limits.timeout is None else execution.limits.timeout + began - time.monotonic()
+        )
+        return _calls_ended(course, desk, status, left)
+
     execution.save_to = journal.folder / "executed.ipynb"
     execution.cwd = journal.folder / "work"
     execution.env = {**kernels.environment(), VARIABLE: str(door)}
@@ -569,6 +590,7 @@ def _execute(course: _Course, journal: Journal, desk: Desk, door: Path) -> Outco
     execution.output_filter = LiveFilter(plan.secrets)
     execution.on_kernel = on_kernel
     execution.on_cell = on_cell
+    execution.at_end = at_end
     course.interrupts.execution = execution
     course.interrupts.check()
     if course.on_start:
@@ -587,6 +609,50 @@ def _execute(course: _Course, journal: Journal, desk: Desk, door: Path) -> Outco
         )
     assert execution.outcome is not None
     return execution.outcome
+
+
+Ended = tuple["RunStatus", str, dict[str, str | None]]
+
+
+def _calls_ended(course: _Course, desk: Desk, status: RunStatus, left: float | None) -> Ended | None:
+    """
+    A run has ended when all that it called has; what has become of it meanwhile.
+
+    Parameters
+    ----------
+    left
+        Seconds until its time is over; None for no limit.
+    """
+    execution, calls = course.execution, desk.calls
+    became: Ended | None = None
+    if status not in ("cancelled", "timeout") and not calls.wait_for_all(
+        left, lambda: execution.cancellation is not None
+    ):
+        if (told := execution.cancellation) is not None:
+            became = _became("cancelled", told.cause, f"the run was {told.cause}: {told.reason}")
+        else:
+            limit = f"{execution.limits.timeout:g} s"
+            became = _became(
+                "timeout", "run-timeout", f"what it called had not ended after the run's {limit}"
+            )
+    if became is not None or status in ("cancelled", "timeout"):
+        calls.cancel_all(f"the run that made it ended as {became[0] if became else status}")
+    elif status == "completed" and calls.stopped is not None:
+        return "failed", "call-failed", calls.stopped
+    return became
+
+
+def _became(status: RunStatus, cause: str, message: str) -> Ended:
+    kind = "RunCancelled" if status == "cancelled" else "RunTimeout"
+    return status, cause, {"type": kind, "message": message, "cell_id": None}
+
+
+def _beside(plan: Plan) -> str | None:
+    """Where a function lies that this one calls by a path of its own side: in the folder of its notebook."""
+    name = plan.function.name
+    if plan.published is not None:
+        return None
+    return name.rpartition("/")[0] if name.startswith("libsafe://") else str(Path(name).absolute().parent)
 
 
 def _redactions(course: _Course) -> list[Redaction]:

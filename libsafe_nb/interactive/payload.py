@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from libsafe_nb.compat import session
 from libsafe_nb.compat.outbox import ENDED
@@ -28,9 +28,6 @@ from libsafe_nb.plan import DEFAULT_CONTAINER, check_target, find_files
 from libsafe_nb.redact.matching import SecretSet
 from libsafe_nb.secrets import Secret
 from libsafe_nb.settings import LAB_CONTAINER, Settings
-
-if TYPE_CHECKING:
-    from libsafe_nb.client import Client
 
 LAST_WORDS = 2.0
 """Seconds for each call at the kernel's end: Jupyter kills a kernel that takes five."""
@@ -115,7 +112,7 @@ def current_job() -> str | None:
     return _asked[-1].id if _asked else None
 
 
-def for_call(container: str | None) -> tuple[Client, str, SecretSet]:
+def for_call(container: str | None) -> tuple[Connection, str, SecretSet]:
     """
     Who asks for a call from this session, as the job that it asked for last if it did; in which container; and the keys.
 
@@ -130,7 +127,7 @@ def for_call(container: str | None) -> tuple[Client, str, SecretSet]:
         mine = _asked[-1] if _asked and _asked[-1].settings.url == connection.settings.url else None
         where = _container(connection, container or (mine.container if mine else None))
         secrets = SecretSet(Secret(name, value) for name, value in connection.secrets().items())
-        return connection.within(BUDGET, job=mine.id if mine else None).client, where, secrets
+        return connection.within(BUDGET, job=mine.id if mine else None), where, secrets
 
 
 def _container(connection: Connection, given: str | None) -> str:

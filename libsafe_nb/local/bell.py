@@ -11,6 +11,9 @@ import asyncio
 import contextlib
 from collections.abc import Iterable
 
+HURRIED = 1000
+"""Names of questions that are to be answered at once and may not have arrived yet; the oldest are forgotten."""
+
 
 class Bell:
     """For the event loop's thread alone."""
@@ -18,6 +21,8 @@ class Bell:
     def __init__(self) -> None:
         self._for_work: set[asyncio.Event] = set()
         self._for_ends: dict[int, set[asyncio.Event]] = {}
+        self._questions: dict[str, asyncio.Event] = {}
+        self._hurried: dict[str, None] = {}
 
     def work(self) -> None:
         """A call may be there to be claimed: one came, or the end of another made room."""
@@ -38,14 +43,30 @@ class Bell:
         finally:
             self._for_work.discard(event)
 
-    async def wait_for_end(self, calls: Iterable[int], seconds: float) -> None:
-        """Until one of the calls has ended, or the time is over."""
+    def hurry(self, question: str) -> None:
+        """Who waits for ends by this name waits no more, also if the question has not arrived yet."""
+        if question in self._questions:
+            self._questions[question].set()
+        self._hurried[question] = None
+        for oldest in list(self._hurried)[:-HURRIED]:
+            del self._hurried[oldest]
+
+    def is_hurried(self, question: str | None) -> bool:
+        return question in self._hurried
+
+    async def wait_for_end(self, calls: Iterable[int], seconds: float, question: str | None = None) -> None:
+        """Until one of the calls has ended, or the time is over, or somebody has the question of this name hurry."""
         event, calls = asyncio.Event(), set(calls)
+        if question in self._hurried:
+            return
+        if question is not None:
+            self._questions[question] = event
         for call in calls:
             self._for_ends.setdefault(call, set()).add(event)
         try:
             await _rung(event, seconds)
         finally:
+            self._questions.pop(question or "", None)
             for call in calls:
                 self._for_ends[call].discard(event)
                 if not self._for_ends[call]:

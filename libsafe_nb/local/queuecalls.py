@@ -257,23 +257,34 @@ def call_get(ask: Ask) -> dict[str, Any]:
 async def call_look(ask: Ask) -> list[dict[str, Any]]:
     """
     Many calls at once, by `ids`: each with its version's sha256 and its `job`, as far as who asked for it needs it. `ended`: only
-    those that have ended; `wait`: up to so many seconds until one of them has. What is unknown, or in a container that is not
+    those that have ended; `wait`: up to so many seconds until one of them has, or until another question says `hurry` with the
+    name that this one has as its `question`. What is unknown, or in a container that is not
     the user's, is left out.
     """
     fields = ask.fields()
     ids = [number(each, name="ids") for each in _list(fields, "ids")]
     if len(ids) > MAX_FILES:
         raise Problem(413, f"ids: expected at most {MAX_FILES}, got {len(ids)}")
+    bell, question = ask.db.bell, _question(ask, "question")
+    hurried = _question(ask, "hurry")
+    if hurried is not None:
+        bell.hurry(hurried)
     deadline = time.monotonic() + seconds(fields, "wait", 0, LONGEST_WAIT)
     while (left := deadline - time.monotonic()) > 0 and not _any_ended(ask, ids):
-        if await ask.request.is_disconnected():
-            return []
-        await ask.db.bell.wait_for_end(ids, min(left, 5.0))
+        if bell.is_hurried(question) or await ask.request.is_disconnected():
+            break
+        await bell.wait_for_end(ids, min(left, 5.0), question)
     rows = ask.db.all(
         f"{_LOOK} WHERE ? OR c.status NOT IN ('queued', 'running')",
         (json.dumps(ids), not fields.get("ended")),
     )
     return [_looked_at(ask, row) for row in rows if ask.may(row["container_id"])]
+
+
+def _question(ask: Ask, name: str) -> str | None:
+    """A name of a question, among those of the user."""
+    given = ask.fields().get(name)
+    return None if given is None else f"{ask.user.id}/{text(given, name, most=64)}"
 
 
 _LOOK = (

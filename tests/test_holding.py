@@ -1,0 +1,507 @@
+"""Calls that depend on others, and what becomes of a workflow when they fail: on the real platform, with real workers."""
+
+import json
+import pickle
+import threading
+import time
+
+import pytest
+from conftest import REQUEST, takes, write_function
+from engine_runs import wait_for
+from test_calls import GLUE, publish_to, read
+from test_run import command_environment
+
+import libsafe_nb
+from libsafe_nb import children, errors, flow, holding, references, replay
+from libsafe_nb.redact.matching import SecretSet
+
+WRITE = f"""{REQUEST}{GLUE}
+from libnova.com.Api import File as Files
+name = json_sample["function_params"]["name"]
+container = json_sample["function_data"]["container"]["id"]
+for end in ("txt", "csv"):
+    Files.write(container, f"/out/{{name}}.{{end}}", f"made {{name}}\\n")
+glue("pages", len(name))
+"""
+COUNT = f"""{REQUEST}{GLUE}
+glue("files", sorted(file.fullpath for file in request.Files))
+glue("x", json_sample["function_params"].get("x"))
+"""
+SLEEP = "import time\nfor _ in range(6000): time.sleep(0.1)"
+STEP = """
+import json
+def handler(context, event):
+    print("stepped")
+"""
+WORKFLOW = f"""{REQUEST}{GLUE}
+import os, time
+from concurrent.futures import ThreadPoolExecutor
+import libsafe_nb
+from libsafe_nb import call, gather, map_call
+keys = json_sample["function_params"]
+
+began = time.monotonic()
+one = call(keys["write"], params={{"name": "one"}})
+two = call(keys["write"], params={{"name": "second"}})
+both = call(keys["count"], files=[one, two.outputs.matching("*.csv")], params={{"x": {{"deep": [one.scraps["pages"], "as it is"]}}}})
+late = call(keys["count"], after=[one, both])
+failed = call(keys["fail"])
+blocked = [
+    call(keys["count"], files=failed),
+    call(keys["count"], params={{"x": [failed.scraps["n"]]}}),
+    call(keys["count"], params={{"x": one.scraps["absent"]}}),
+]
+again = call(keys["count"], files=blocked[0].outputs, on_failure="continue")
+anyway = call(keys["count"], after=failed)
+hung = call(keys["sleep"], timeout=1.5)
+killed = call(keys["kill"], retries=0)
+beside = call("./beside.ipynb", params={{"x": "beside"}})
+address = call(f"libsafe://{{json_sample['function_data']['container']['id']}}/code/step.py", after=beside)
+glue("at once", [time.monotonic() - began < 5, both.status, both.id, late.status])
+mapped = map_call(keys["count"], ["/in/a.txt", "/in/b.txt", "/in/c.txt"], each=2)
+
+done = both.result().raise_for_failure()
+glue("both", [done.scraps["files"], done.scraps["x"]])
+written = one.result().outputs
+glue("outputs", [[each["path"], each["size"], each["id"] is not None] for each in written])
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.write(writer, f"{{call(keys['count'], files=written).result().scraps['files']}} {{late.result().status}}".encode())
+    os._exit(0)
+glue("of a fork", os.read(reader, 1000).decode())
+with ThreadPoolExecutor(4) as pool:
+    ends = list(pool.map(lambda each: each.result(), [*blocked, again, anyway]))
+glue("ends", [[each.status, (each.error or {{}}).get("type")] for each in ends])
+glue("hung", [hung.result().status, hung.result().error["type"]])
+glue("killed", [killed.result().status, killed.result().error["type"]])
+glue("by path", [gather(beside, address)[0].scraps["x"], beside.function])
+glue("mapped", [each.scraps["files"] for each in gather(*mapped, timeout=300)])
+try:
+    gather(one, blocked[0], failed)
+except libsafe_nb.errors.DependencyFailed as exc:
+    glue("gathered", str(exc))
+unasked = call(keys["write"], params={{"name": "unasked"}})
+unasked_too = call(keys["count"], files=unasked)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(platform, connection, tmp_path_factory):
+    """A container with files and code in it, the functions' keys, and the folder of a workflow that has run."""
+    folder = tmp_path_factory.mktemp("held")
+    container = connection.client.create_container("held")["id"]
+    for name in "abc":
+        connection.storage.put(container, f"in/{name}.txt", b"hello")
+    connection.storage.put(container, "code/step.py", STEP.encode())
+    keys = {
+        "write": publish_to(platform.settings, folder, WRITE, parameters=takes("name")),
+        "count": publish_to(platform.settings, folder, COUNT, parameters=takes("x")),
+        "fail": publish_to(platform.settings, folder, "raise ValueError('no')"),
+        "sleep": publish_to(platform.settings, folder, SLEEP),
+        "kill": publish_to(platform.settings, folder, "import os\nos.kill(os.getpid(), 9)"),
+    }
+    write_function(folder / "beside.ipynb", COUNT, parameters=takes("x"))
+    wait_for(lambda: connection.client.file_by_path(container, "/in/c.txt"), 20)
+
+    def run(source, name="workflow.ipynb", **options):
+        path = write_function(folder / name, source, parameters=takes(*keys))
+        return libsafe_nb.run(
+            None, path, container=container, settings=platform.settings, params=keys, **options
+        )
+
+    return container, keys, run
+
+
+@pytest.fixture(scope="module")
+def whole(place, connection):
+    """A workflow that has run, and its record."""
+    done = place[2](WORKFLOW)
+    assert done.status == "completed", done.error
+    return done, json.loads(read(connection, done.evidence))
+
+
+def test_a_call_returns_at_once_and_is_held_back_until_what_it_depends_on_has_ended(whole):
+    done, body = whole
+    calls = {each["number"]: each for each in body["calls"]}
+
+    assert done.scraps["at once"] == [True, "held", None, "held"]
+    assert calls[3]["started"] >= max(calls[1]["ended"], calls[2]["ended"])
+    assert calls[4]["started"] >= calls[3]["ended"]
+
+
+def test_outputs_and_scraps_are_what_the_calls_wrote_and_glued(whole):
+    done, _ = whole
+
+    assert done.scraps["both"] == [
+        ["/out/one.csv", "/out/one.txt", "/out/second.csv"],
+        {"deep": [3, "as it is"]},
+    ]
+    assert sorted(done.scraps["outputs"]) == [["/out/one.csv", 9, True], ["/out/one.txt", 9, True]]
+    assert done.scraps["of a fork"] == "['/out/one.csv', '/out/one.txt'] completed"
+
+
+def test_what_takes_something_of_a_failed_call_is_never_made_and_what_is_only_after_it_is(whole):
+    ends = whole[0].scraps["ends"]
+
+    assert ends == [*[["cancelled", "DependencyFailed"]] * 4, ["completed", None]]
+    assert "count" not in whole[0].scraps["gathered"]
+    assert "call 5 (" in whole[0].scraps["gathered"]
+    assert "failed: ValueError: no, and it takes something of it" in whole[0].scraps["gathered"]
+
+
+def test_a_call_ends_with_its_time_and_one_that_cannot_be_executed_after_its_attempts(whole):
+    done, body = whole
+
+    assert done.scraps["hung"] == ["failed", "RunTimeout"]
+    assert done.scraps["killed"] == ["dead", "KernelDied"]
+    assert {each["number"]: each["attempts"] for each in body["calls"]}[12] == 1
+
+
+def test_a_function_is_called_by_its_path_and_by_its_address(whole, functions):
+    done, body = whole
+
+    assert done.scraps["by path"] == ["beside", "by-path.beside"]
+    assert [each["status"] for each in body["calls"] if each["function"] == "by-path.step"] == ["completed"]
+    assert [each["key"] for each in functions.all() if each["key"].startswith("by-path")] == []
+
+
+def test_one_call_for_each_so_many_files(whole):
+    assert whole[0].scraps["mapped"] == [["/in/a.txt", "/in/b.txt"], ["/in/c.txt"]]
+
+
+def test_a_run_ends_when_all_its_calls_have_and_its_record_tells_how_also_of_those_that_nobody_asked_about(
+    whole,
+):
+    _, body = whole
+    states = [each["status"] for each in body["calls"]]
+
+    assert states[-2:] == ["completed", "completed"]
+    assert (states.count("failed"), states.count("dead"), states.count("cancelled")) == (2, 1, 4)
+    assert all(each["evidence"] for each in body["calls"] if each["status"] != "cancelled")
+    assert [each["number"] for each in body["calls"]] == list(range(1, len(states) + 1))
+
+
+def test_the_graph_shows_what_each_depends_on(whole, platform):
+    done, body = whole
+    nodes = {each.number: each for each in flow.of_record(body)}
+    calls = {each["number"]: each for each in body["calls"]}
+
+    assert set(nodes[3].after) == {"1", "2"}
+    assert set(nodes[4].after) == {"1", "3"}
+    assert (calls[4]["after"], calls[10]["after"]) == ([1, 3], [5])
+    assert calls[3]["used"] == [{"number": 1, "scraps": ["pages"]}, {"number": 2}]
+    assert (calls[6]["used"], calls[7]["used"]) == ([{"number": 5}], [{"number": 5, "scraps": ["n"]}])
+    assert calls[7]["params"] == {"x": ["[scrap n of call 5]"]}
+    assert calls[3]["params"] == {"x": {"deep": [3, "as it is"]}}
+    found = libsafe_nb.verify(done.evidence, deep=True, settings=platform.settings)
+    assert found.exit_code == 0, found.checks
+
+
+def test_a_replay_of_it_starts_nothing_and_comes_to_the_same(whole, functions, platform):
+    done, _ = whole
+    before = len(list(functions.calls(container_id=done.container)))
+    found = replay.replay(done.evidence, settings=platform.settings)
+
+    assert found.run.status == "completed", found.run.error
+    assert len(list(functions.calls(container_id=done.container))) == before
+    names = ("both", "outputs", "of a fork", "ends", "hung", "killed", "by path", "mapped", "gathered")
+    given = {name: found.run.scraps[name] for name in names}
+    given["outputs"] = [[*each[:2], True] for each in given["outputs"]]
+    assert given == {name: done.scraps[name] for name in names}
+
+
+STOP = """
+import libsafe_nb
+keys = json_sample["function_params"]
+failed = libsafe_nb.call(keys["fail"], on_failure="stop")
+others = [libsafe_nb.call(keys["sleep"]), libsafe_nb.call(keys["count"], after=failed), libsafe_nb.call(keys["count"], files=failed)]
+print([each.result().status for each in (failed, *others)])
+try:
+    libsafe_nb.call(keys["count"])
+except libsafe_nb.errors.Conflict as exc:
+    print(exc)
+"""
+
+
+def test_a_failure_that_stops_cancels_all_others_and_the_workflow_has_failed(place, connection):
+    done = place[2](STOP, "stop.ipynb")
+    said = read(connection, done.evidence, "executed.ipynb").decode()
+    body = json.loads(read(connection, done.evidence))
+
+    assert (done.status, done.cause, done.error["type"]) == ("failed", "call-failed", "CallFailed")
+    assert "failed: ValueError: no, and its on_failure is stop" in done.error["message"]
+    assert "no further call is made: call 1 (" in said
+    assert [each["status"] for each in body["calls"]] == ["failed", *["cancelled"] * 3]
+    assert body["status"] == "failed"
+    assert connection.client.job(done.job)["status"] == "FAILED"
+
+
+LEFT = """
+import libsafe_nb
+slow = libsafe_nb.call(json_sample["function_params"]["sleep"])
+held = libsafe_nb.call(json_sample["function_params"]["count"], files=slow)
+"""
+
+
+@pytest.mark.parametrize("ends", ["out of time", "cancelled"])
+def test_a_run_that_waits_for_its_calls_and_is_ended_cancels_them(place, connection, functions, ends):
+    _, keys, run = place
+    done = run(LEFT, "left.ipynb", timeout=8 if ends == "out of time" else None, wait=ends == "out of time")
+    if ends == "cancelled":
+        wait_for(lambda: list(functions.calls(function=keys["sleep"], status="running")), 60)
+        done.cancel("enough")
+        done.wait(60)
+    body = json.loads(read(connection, done.evidence))
+
+    assert (done.status, done.cause) == {
+        "out of time": ("timeout", "run-timeout"),
+        "cancelled": ("cancelled", "cancelled"),
+    }[ends]
+    assert [each["status"] for each in body["calls"]] == ["cancelled", "cancelled"]
+    assert body["calls"][1]["call"] is None
+    assert list(functions.calls(function=keys["sleep"], status="running")) == []
+
+
+def test_outside_a_run_this_process_holds_back(place, platform, monkeypatch):
+    container, keys, _ = place
+    monkeypatch.setattr("libsafe_nb.interactive.payload._asked", [])
+    for name, value in command_environment(platform).items():
+        if name.startswith("LIBSAFE_"):
+            monkeypatch.setenv(name, value)
+    one = libsafe_nb.call(keys["write"], params={"name": "mine"}, container=container)
+    then = libsafe_nb.call(keys["count"], files=one, params={"x": one.scraps["pages"]}, container=container)
+    assert (then.status, then.id) == ("held", None)
+    done = then.result(120).raise_for_failure()
+
+    assert (done.scraps["files"], done.scraps["x"]) == (["/out/mine.csv", "/out/mine.txt"], 4)
+    assert pickle.loads(pickle.dumps(one)).result(5).status == "completed"
+    with pytest.raises(errors.UsageError, match="unknown parameter"):
+        libsafe_nb.call(keys["fail"], params={"y": 1}, after=one, container=container)
+    with pytest.raises(errors.NotFound, match="there is no function 'absent'"):
+        libsafe_nb.call(
+            "absent", after=libsafe_nb.call(keys["count"], container=container), container=container
+        )
+
+
+# Without a platform ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            {"params": {"x": "a" * 1024 * 1024}},
+            "params: expected at most 1,048,576 bytes as JSON, got 1,048,585",
+        ),
+        ({"params": {"x": references.Outputs("k")}}, "a call's outputs are files"),
+        ({"params": {"x": [references.Scraps("k")]}}, "params: x.0: expected one scrap, by its name"),
+        ({"after": ["k"]}, "after: expected calls, got str"),
+        ({"timeout": 0}, "timeout: expected a number from 0.001"),
+        ({"retries": 1.5}, "retries: expected a number, got 1.5"),
+        ({"reuse": "always"}, "reuse: expected one of None, 'unchanged', got 'always'"),
+        ({"on_failure": "ignore"}, "on_failure: expected one of 'continue', 'stop'"),
+    ],
+)
+def test_bad_usage_asks_nobody(more, said):
+    with pytest.raises(errors.UsageError, match=said):
+        libsafe_nb.call("f", **more)
+
+
+def test_a_path_that_is_none_is_told(tmp_path):
+    for path, said in (
+        (tmp_path / "absent.ipynb", "there is no such file"),
+        (tmp_path, "expected a notebook"),
+        (f"{tmp_path}/absent.sh", "expected a notebook"),
+    ):
+        with pytest.raises(errors.NotebookError, match=said):
+            libsafe_nb.call(path)
+    with pytest.raises(errors.UsageError, match="its only version"):
+        libsafe_nb.call("a.ipynb", version=1)
+
+
+def test_map_call_says_what_it_cannot_count():
+    outputs = libsafe_nb.Call("k", "f", "1").outputs
+    with pytest.raises(errors.UsageError, match="known when it has ended"):
+        libsafe_nb.map_call("f", outputs)
+    with pytest.raises(errors.UsageError, match="each: expected a number"):
+        libsafe_nb.map_call("f", ["/a"], each=0)
+    with pytest.raises(errors.UsageError, match="at most 10,000 calls"):
+        libsafe_nb.map_call("f", [str(number) for number in range(1, 10_002)])
+
+
+def test_what_fits_is_told_by_the_path_and_what_was_written_again_counts_once():
+    wrote = [
+        {"container": "1", "path": path}
+        for path in ("/out/a.csv", "out/b.csv", "/c.csv", "/out/a.csv", "/x.txt")
+    ]
+    chosen = {
+        pattern: [references.slashed(each["path"]) for each in references.fitting(wrote, pattern)]
+        for pattern in (None, "*.csv", "out/*", "/out/a*", "*.CSV")
+    }
+
+    assert chosen == {
+        None: ["/out/a.csv", "/out/b.csv", "/c.csv", "/x.txt"],
+        "*.csv": ["/out/a.csv", "/out/b.csv", "/c.csv"],
+        "out/*": ["/out/a.csv", "/out/b.csv"],
+        "/out/a*": ["/out/a.csv"],
+        "*.CSV": [],
+    }
+
+
+def test_a_reference_stands_where_it_was_written():
+    scraps = references.Scraps("k")
+    plain, places = references.taken(
+        {"a": {"b": [1, scraps["n"]]}, "c": (scraps["m"],), "$scrap": {"call": "k"}}
+    )
+
+    assert plain == {"a": {"b": [1, None]}, "c": [None], "$scrap": {"call": "k"}}
+    assert references.filled(plain, json.loads(json.dumps(places)), [{"v": 1}, 2]) == {
+        "a": {"b": [1, {"v": 1}]},
+        "c": [2],
+        "$scrap": {"call": "k"},
+    }
+    with pytest.raises(TypeError):
+        list(scraps)
+
+
+class Queue:
+    """A platform's queue of which the test says what has ended."""
+
+    def __init__(self, full=0):
+        self.ends, self.made, self.cancelled, self.looks, self.full = {}, [], [], 0, full
+        self.changed = threading.Event()
+        self.hurried = set()
+
+    def start(self, name):
+        def start():
+            if self.full:
+                self.full -= 1
+                raise errors.Unreachable("too many wait", status=429)
+            self.made.append(name)
+            return {"call": name, "status": "queued"}
+
+        return start
+
+    def ended(self, calls, seconds, question):
+        self.looks += 1
+        deadline = time.monotonic() + seconds
+        while not (found := [each for each in calls if each in self.ends]) and time.monotonic() < deadline:
+            if question in self.hurried:
+                break
+            time.sleep(0.005)
+        return [(each, {"status": self.ends[each]}) for each in found]
+
+    def cancel(self, call):
+        self.cancelled.append(call)
+        self.ends[call] = "cancelled"
+        return {"status": "cancelled"}
+
+    def holding(self):
+        self.told = []
+        return holding.Holding(
+            ends=self.ended,
+            wake=self.hurried.add,
+            tell=lambda held, found: self.told.append((held.key, found["status"])),
+            cancel=self.cancel,
+        )
+
+    def held(self, name, *before, stops=False):
+        return holding.Held(name, len(name), "f", frozenset(before), stops, self.start(name))
+
+
+@pytest.fixture
+def queue():
+    made = Queue()
+    yield made
+    made.kept.close()
+
+
+def test_a_thousand_open_calls_are_one_question_and_what_was_held_is_asked_for_at_once(queue):
+    kept = queue.kept = queue.holding()
+    names = [f"call-{number}" for number in range(1000)]
+    for name in names:
+        kept.add(queue.held(name))
+    last = queue.held("last", *names)
+    kept.add(last)
+    time.sleep(1.2)
+    before = queue.looks
+    time.sleep(0.5)
+    assert queue.looks - before <= 1
+    queue.ends |= dict.fromkeys(names, "completed")
+    began = time.monotonic()
+    wait_for(lambda: "last" in queue.made, 5)
+    assert time.monotonic() - began < 1
+    # One that came during a long question is not overlooked.
+    time.sleep(1.2)
+    kept.add(more := queue.held("more"))
+    queue.ends["more"] = "failed"
+    assert more.ended.wait(1)
+
+
+def test_a_chain_of_ten_thousand_is_cancelled_without_making_one(queue):
+    kept = queue.kept = queue.holding()
+    kept.add(queue.held("0"))
+    for number in range(1, 10_000):
+        kept.add(queue.held(str(number), str(number - 1)))
+    kept.cancel_all({"type": "RunCancelled", "message": "", "cell_id": None})
+
+    assert kept.wait_for_all(5, lambda: False)
+    assert (queue.made, queue.cancelled) == (["0"], ["0"])
+    assert len(queue.told) == 9_999
+
+
+def test_what_finds_the_queue_full_is_made_later_in_its_order(monkeypatch):
+    monkeypatch.setattr(holding, "AGAIN", 0.05)
+    queue = Queue(full=3)
+    kept = queue.holding()
+    calls = [queue.held(name) for name in "abc"]
+    for each in calls:
+        kept.add(each)
+    assert [each.found["status"] for each in calls] == ["held"] * 3
+    wait_for(lambda: queue.made == ["a", "b", "c"], 5)
+    kept.close()
+
+
+def test_a_call_that_is_cancelled_by_its_author_stops_nothing(queue):
+    kept = queue.kept = queue.holding()
+    one, two = queue.held("one", stops=True), queue.held("two")
+    kept.add(one)
+    kept.add(two)
+    kept.cancel(one, {})
+
+    assert kept.stopped is None
+    queue.ends["two"] = "failed"
+    assert kept.wait_for_all(5, lambda: False)
+
+
+def test_a_run_makes_so_many_calls_and_no_more(monkeypatch):
+    class Taking:
+        def call(self, name, **_):
+            return {"id": "1", "job_id": "2", "version": 1, "status": "completed"}
+
+    monkeypatch.setattr(children, "MOST", 2)
+    made = children.Children(
+        Taking, run="r", container="1", secrets=SecretSet([]), replay=None, tell=lambda event: None
+    )
+    for _ in range(2):
+        made.known["call"](function="f")
+    with pytest.raises(errors.UsageError, match="at most 2 calls of one run, got one more"):
+        made.known["call"](function="f")
+    with pytest.raises(errors.UsageError, match="a call of another run or process"):
+        made.known["call"](function="f", after=["r/call-9"])
+    made.close()
+
+
+def test_a_question_of_many_calls_can_be_hurried_also_before_it_comes(functions, publish, container):
+    """By rows, and by the clock: nothing runs."""
+    key = publish("print(1)")
+    functions.update(key, paused=True)
+    calls = [functions.call(key, container=container)["id"] for _ in range(2)]
+    threading.Timer(0.3, functions.hurry, ["a"]).start()
+    functions.hurry("b")
+    for question, least in (("a", 0.2), ("b", 0.0)):
+        began = time.monotonic()
+        assert functions.look(calls, ended=True, wait=20, question=question) == []
+        assert least <= time.monotonic() - began < 5
+    for each in calls:
+        functions.cancel(each)
