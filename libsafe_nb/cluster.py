@@ -51,6 +51,8 @@ class Cluster(Executor):
         Processes of the local one, each with one thread; one a core by default.
     cancel
         A function and its argument, called in each worker by `interrupt`.
+    budget
+        Seconds in which `submit` waits for a scheduler that went away.
 
     Raises
     ------
@@ -59,7 +61,12 @@ class Cluster(Executor):
     """
 
     def __init__(
-        self, address: str, *, workers: int | None = None, cancel: tuple[Callable[[str], None], str]
+        self,
+        address: str,
+        *,
+        workers: int | None = None,
+        cancel: tuple[Callable[[str], None], str],
+        budget: float = BUDGET,
     ) -> None:
         try:
             # Imported here: a second, for those who use it.
@@ -67,7 +74,7 @@ class Cluster(Executor):
         except ImportError as exc:
             raise UsageError(f"--dask: Dask is not installed; {REMEDY}") from exc
         self._distributed = distributed
-        self._cancel = cancel
+        self._cancel, self._budget = cancel, budget
         self._own: Any = None
         self._environment = dict(os.environ)
         if address == "local":
@@ -91,7 +98,7 @@ class Cluster(Executor):
 
     def _connected(self) -> Any:
         """The client, once the scheduler is there."""
-        patience = Patience(BUDGET)
+        patience = Patience(self._budget)
         while self._client is None or self._client.status != "running":
             patience.tries += 1
             if self._client is None or self._client.status == "closed":

@@ -68,7 +68,7 @@ class Hosts:
         if dask is not None:
             from libsafe_nb.cluster import Cluster
 
-            self._cluster = Cluster(dask, workers=workers, cancel=(dismiss, self._group))
+            self._cluster = Cluster(dask, workers=workers, cancel=(dismiss, self._group), budget=BUDGET)
 
     @property
     def wanted(self) -> bool:
@@ -118,13 +118,20 @@ class Hosts:
         functions = Functions(self._own.client)
         platform = self._own.platform_file if self._dask == "local" else None
         lodged: dict[Future[Any], str] = {}
+        away = False
         while not self._ended.wait(AGAIN / 4):
             for future in [each for each in lodged if each.done()]:
                 self._lost(functions, lodged.pop(future), future)
-            with contextlib.suppress(LibsafeError):
+            try:
                 while len(lodged) < self._cluster.most() and not self._ended.is_set():
                     name = f"{self._group}-{uuid.uuid4().hex[:8]}"
                     lodged[self._cluster.submit(lodge, self._job, name, platform)] = name
+                away = False
+            except LibsafeError as exc:
+                # Said once: it is waited for as long as the run is.
+                if not away:
+                    self._say(f"nothing runs the calls: {exc}")
+                away = True
         # They see by the job that it is over.
         deadline = time.monotonic() + PATIENCE
         while lodged and time.monotonic() < deadline:

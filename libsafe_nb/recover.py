@@ -512,6 +512,22 @@ def _abandon(journal: Journal, facts: Facts | None, connected: Connected, found:
 # A run whose machine is lost ------------------------------------------------------------------------------------
 
 
+def end_lost(connection: Connection, container: str, job: str) -> bool:
+    """
+    End one job whose run's machine is lost, as `recover` does for all; False while that cannot be said, or it is one of
+    this machine's.
+    """
+    created = connection.client.job(job)["date_create"]
+    witness = witnesses.load(connection.settings)
+    here = {each.name for each in _folders(connection.settings.home)}
+    found = [
+        _end_lost(connection, container, started, witness)
+        for started in _start_records(connection, container, {job: created})
+        if started["run"] not in here and lease.over(connection, container, started["run"], started)
+    ]
+    return any(each.done for each in found)
+
+
 def _lost(settings: Settings | None, witness: Witness) -> Iterator[Recovered]:
     """End the jobs of runs of which nothing was heard since their lease ended."""
     found = settings or settings_.known()

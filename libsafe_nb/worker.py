@@ -50,7 +50,7 @@ KEEP = 30.0
 IDLE = 10.0
 """Seconds without work after which a worker ends."""
 AGAIN = 30.0
-"""Seconds until a run whose evidence could not be stored is taken up again."""
+"""Seconds until a run whose evidence could not be stored is taken up again, or is asked for on another machine."""
 OPEN = ("QUEUED", "RUNNING")
 READ = 50
 """Functions that a worker keeps as they were read."""
@@ -73,6 +73,8 @@ class Worker:
         self.leaving = self.idle = False
         self._read: dict[tuple[str, int], FunctionNotebook] = {}
         """Functions that were run before, by key and version."""
+        self._sought: dict[str, float] = {}
+        """When a job was last asked for whether the machine that runs it is lost."""
 
     def leave(self, number: int, frame: object) -> None:
         """Claim nothing more; where it is waiting for a call, end there and then."""
@@ -131,10 +133,18 @@ class Worker:
         status = call.get("job_status")
         if left or status != "QUEUED" or time.monotonic() - began > RENEW:
             status = self.connection.client.job(call["job_id"])["status"]
-        if status == "RUNNING":
+        if status == "RUNNING" and not self._lost(call):
             # The process that is at it has not ended yet, or the evidence cannot be stored yet.
             self.functions.release(call["id"], self.owner, delay=2.0)
         return bool(status == "QUEUED")
+
+    def _lost(self, call: dict[str, Any]) -> bool:
+        """Whether the machine that ran it is lost; this attempt is then ended."""
+        job, now = call["job_id"], time.monotonic()
+        if now - self._sought.get(job, -AGAIN) < AGAIN:
+            return False
+        self._sought = {each: at for each, at in self._sought.items() if now - at < AGAIN} | {job: now}
+        return recover.end_lost(self.connection, call["payload"]["function_data"]["container"]["id"], job)
 
     def _run(self, call: dict[str, Any]) -> None:
         if not self.functions.renew(call["id"], self.owner, lease=LEASE, job=call["job_id"]):

@@ -1,5 +1,6 @@
 """Workflows whose calls are run by processes of their own run, or by a Dask cluster."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -13,9 +14,12 @@ from engine_runs import wait_for
 from test_run import command_environment
 
 import libsafe_nb
-from libsafe_nb import recover
+from libsafe_nb import lease, recover, worker
 from libsafe_nb.client import Client
+from libsafe_nb.connection import connect
 from libsafe_nb.errors import UsageError
+from libsafe_nb.functions import Functions
+from libsafe_nb.storage import Storage
 
 NESTED = """
 import libsafe_nb
@@ -165,3 +169,39 @@ def test_who_may_not_claim_calls_is_told_before_the_first_cell(slow, platform):
     assert (run.status, run.error["type"]) == ("errored", "Forbidden")
     assert "the platform's own user" in run.error["message"]
     assert not begun.exists()
+
+
+def test_what_a_lost_machine_was_at_is_run_by_another_when_its_lease_has_ended(
+    slow, functions, connection, container, platform, tmp_path, monkeypatch
+):
+    key, _, begun = slow
+    job = connection.client.create_job(container, name="workflow")["id"]
+    connection.client.call("job_update", job=job, json={"hosts": "own", "status": "RUNNING"})
+    with Client(platform.settings.url, platform.settings.key_user, job=job) as client:
+        Functions(client).call(key, container=container)
+    # Nothing of it is seen by the other: it has another folder of runs.
+    lifeline, ours = os.pipe()
+    words = ["--job", job, "--host", "lost/", "--slots", "1", "--home", str(tmp_path)]
+    words += ["--platform", connection.platform_file, str(lifeline)]
+    process = subprocess.Popen([sys.executable, "-m", "libsafe_nb.worker", *words], pass_fds=(lifeline,))
+    try:
+        wait_for(begun.exists, 60, "the call's begin")
+    finally:
+        process.kill()
+        process.wait()
+        os.close(lifeline)
+        os.close(ours)
+    functions.host(job, "lost/", 1, died=["lost/"])
+
+    monkeypatch.setattr(worker, "IDLE", 0.1)
+    settings = dataclasses.replace(platform.settings, home=tmp_path / "another")
+    with contextlib.closing(connect(settings=settings)) as own:
+        another = worker.Worker(own, {"root": job, "host": "another/", "slots": 1})
+        another.work()
+        assert (only(functions, key)["status"], only(functions, key)["attempts"]) == ("running", 1)
+        monkeypatch.setattr(Storage, "age", lambda self, container, path: lease.FIRST + 1.0)
+        monkeypatch.setattr(worker, "AGAIN", 0.0)
+        monkeypatch.setattr(worker, "IDLE", 3.0)
+        another.work()
+    assert (only(functions, key)["status"], only(functions, key)["attempts"]) == ("completed", 2)
+    connection.client.update_job(job, status="COMPLETED")
