@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 
+from libsafe_nb import courtesy
 from libsafe_nb.fetching import MIB, Fetcher, Opened, Source
 
 BLOCK = 8 * MIB
@@ -102,6 +103,7 @@ class ReadAhead:
             each.forget()
 
     def _work(self, fetcher: Fetcher) -> None:
+        courtesy.thread(courtesy.READING)
         with contextlib.closing(fetcher):
             while (at := self._claim()) is not None:
                 try:

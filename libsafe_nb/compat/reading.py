@@ -8,6 +8,7 @@ import queue
 import threading
 from typing import Any
 
+from libsafe_nb import courtesy
 from libsafe_nb.compat.session import Attached
 
 LARGE = 1024 * 1024
@@ -119,5 +120,6 @@ class _Digest:
 
 
 def _consume(feed: queue.Queue[bytes | None], into: hashlib._Hash) -> None:
+    courtesy.thread(courtesy.RECORDING)
     while (data := feed.get()) is not None:
         into.update(data)

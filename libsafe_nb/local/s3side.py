@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from libsafe_nb import courtesy
 from libsafe_nb.local import root as places
 from libsafe_nb.local import weed
 from libsafe_nb.local.front import Conversation, Front
@@ -262,7 +263,7 @@ def main(arguments: list[str]) -> int:
     lock = places.try_lock(root.lock("s3side"))
     if lock is None:
         return ALREADY_RUNNING
-    weed.give_way()
+    courtesy.process(courtesy.SERVING)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     import uvloop

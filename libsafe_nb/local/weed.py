@@ -8,7 +8,6 @@ users cannot write past the S3 side through its inner ports. Its gRPC ports take
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import shutil
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from libsafe_nb import courtesy
 from libsafe_nb.errors import LocalPlatformError
 
 MEMORY = "512MiB"
@@ -147,7 +147,7 @@ def start(
     """
     Start a weed program that cannot outlive the calling thread's process: the kernel kills it with its parent.
 
-    It gives way to others (`give_way`). `folder` becomes its working directory, where it looks for `security.toml`. Its environment holds no `LIBSAFE_*`.
+    It gives way to others (`courtesy.py`). `folder` becomes its working directory, where it looks for `security.toml`. Its environment holds no `LIBSAFE_*`.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LIBSAFE_")}
     environment["GOMEMLIMIT"] = MEMORY
@@ -163,29 +163,10 @@ def start(
     )
 
 
-COURTESY = 10
-"""Niceness of what serves the bytes: a tenth of the processor time of a function that wants as much, where both want all."""
-
-
-def give_way() -> None:
-    """
-    Have functions go first; to be called by the first process of a session.
-
-    A function that reads and computes does both at once, on cores that it shares with us. Served at the same priority it
-    was put off its core 3,000 times in 3 s, and had 0.79 of the speed that it has from memory in place of 0.95; it had
-    the blocks early enough in both cases.
-    """
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, max(COURTESY, os.getpriority(os.PRIO_PROCESS, 0)))
-    with contextlib.suppress(OSError):
-        # sched(7), autogroup: where it is on, the sessions share the cores, and only this counts between them.
-        Path("/proc/self/autogroup").write_text(str(COURTESY))
-
-
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
 def _begin() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    give_way()
+    courtesy.process(courtesy.SERVING)

@@ -2,7 +2,7 @@
 
 import psutil
 
-from libsafe_nb.local import weed
+from libsafe_nb import courtesy
 
 
 def serving(module, root):
@@ -20,6 +20,6 @@ def test_the_s3_server_and_the_side_before_it_give_way(platform):
     both = [side, *side.children()]
 
     assert any("mini" in each.cmdline() for each in both)
-    assert {each.nice() for each in both} == {weed.COURTESY}
+    assert {each.nice() for each in both} == {courtesy.SERVING}
     # It bears kernels, which are to have the priority of any other.
     assert serving("libsafe_nb.local.server", platform.root).nice() == 0
