@@ -22,7 +22,7 @@ from libsafe_nb.archive import ALL, Archive, Container
 from libsafe_nb.chaincheck import Chain, run_of
 from libsafe_nb.checks import FOLDER, NODE, Check, differs
 from libsafe_nb.errors import ObjectNotFound
-from libsafe_nb.record import entries, section
+from libsafe_nb.record import entries, name_of, section
 from libsafe_nb.recordedcalls import NOT_TAKEN, NOT_TOLD
 
 DEPTH = 64
@@ -206,7 +206,7 @@ def _title(body: Any) -> str:
     if not isinstance(body, dict):
         return "no record that can be read"
     function = section(body, "function")
-    return f"{function.get('key') or function.get('name')}, job {section(body, 'job').get('id')}, {body.get('status')}"
+    return f"{name_of(str(function.get('key') or function.get('name')))}, job {section(body, 'job').get('id')}, {body.get('status')}"
 
 
 def _by_job(archive: Archive, home: str, call: Body) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 from libsafe_nb import references
 from libsafe_nb.errors import UsageError
 from libsafe_nb.holding import Held, said
+from libsafe_nb.record import name_of
 
 Shape = dict[str, Any]
 Find = Callable[[str], Held]
@@ -133,7 +134,7 @@ class Draft:
             if each["name"] not in scraps:
                 names = ", ".join(map(str, scraps)) or "none"
                 return _failed(
-                    f"not made, as call {held.number} ({held.function}) glued no {each['name']!r}; it glued: {names}"
+                    f"not made, as call {held.number} ({name_of(held.function)}) glued no {each['name']!r}; it glued: {names}"
                 )
         return None
 
@@ -159,7 +160,7 @@ class Draft:
                 path = references.slashed(file["path"])
                 if str(file["container"]) != self.container:
                     raise UsageError(
-                        f"files: call {held.number} ({held.function}) wrote {path} in container {file['container']},"
+                        f"files: call {held.number} ({name_of(held.function)}) wrote {path} in container {file['container']},"
                         f" and {self.function} is to work in {self.container}; name that container, or narrow the"
                         " outputs with matching()"
                     )

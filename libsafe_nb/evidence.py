@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from libsafe_nb import atomic
+from libsafe_nb import atomic, record
 
 if TYPE_CHECKING:
     from libsafe_nb.storage import Storage
@@ -60,8 +60,8 @@ def place_of(address: object) -> tuple[str, str] | None:
 
 
 def slug(name: str) -> str:
-    """`name` as one path segment: letters, digits, dot, dash and underscore, at most 80 characters."""
-    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80]
+    """A function's name as one path segment: letters, digits, dot, dash and underscore, at most 80 characters."""
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", record.name_of(name)).strip("-.")[:80]
     return clean or "function"
 
 

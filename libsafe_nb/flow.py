@@ -140,7 +140,9 @@ def of_record(body: Mapping[str, Any], *, id: str = ROOT, address: str | None = 
     function, error = record.section(body, "function"), record.section(body, "error")
     root = Node(
         id=id,
-        function=str(function.get("key") or function.get("title") or function.get("name") or "function"),
+        function=record.name_of(
+            str(function.get("key") or function.get("title") or function.get("name") or "function")
+        ),
         status=str(body.get("status")),
         seconds=_seconds(body),
         job=_text(record.section(body, "job").get("id")),
@@ -170,7 +172,7 @@ def _call(call: Mapping[str, Any], number: int, caller: str, known: Mapping[int,
     reused, attempts = bool(call.get("reused")), call.get("attempts")
     return Node(
         id=known[number],
-        function=str(call.get("function")),
+        function=record.name_of(str(call.get("function"))),
         status=str(call.get("status")),
         number=number,
         caller=caller,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import board, flow, flowtext
+from libsafe_nb import board, flow, flowtext, record
 from libsafe_nb.errors import Unreachable
 from libsafe_nb.functions import Functions, Shape
 from libsafe_nb.report.markup import duration
@@ -148,7 +148,7 @@ class Following:
         outcome, is_root = _outcome(row), row is self.root
         return Live(
             id="root" if is_root else row["id"],
-            function=row["function"],
+            function=record.name_of(row["function"]),
             status=LIVE.get(outcome, outcome),
             # It is a call, that can be told together with others.
             number=None if is_root else int(row["id"]),

@@ -15,12 +15,10 @@ from typing import Any
 
 from libsafe_nb.client import Client
 from libsafe_nb.errors import PlatformError
+from libsafe_nb.record import BY_PATH
 from libsafe_nb.shapes import Job
 
 Shape = dict[str, Any]
-
-
-BY_PATH = "by-path."
 
 
 def key_by_path(name: str) -> str:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from libsafe_nb.errors import LibsafeError, StorageUnreachable, Unreachable
+from libsafe_nb.record import name_of
 from libsafe_nb.recordedcalls import ENDED
 
 LONG, SHORT = 10.0, 0.2
@@ -397,7 +398,9 @@ def said(held: Held) -> str:
     """A call and how it ended, for a sentence: `call 3 (count) failed: ValueError: no`."""
     error = held.found.get("error") or {}
     why = f": {error.get('type')}: {error.get('message')}" if error else ""
-    return f"call {held.number} ({held.function}) {_VERBS.get(str(held.found['status']), 'ended')}{why}"
+    return (
+        f"call {held.number} ({name_of(held.function)}) {_VERBS.get(str(held.found['status']), 'ended')}{why}"
+    )
 
 
 _VERBS = {

@@ -12,6 +12,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 SCHEMA = "libsafe-nb-record/1"
+BY_PATH = "by-path."
+"""How the key begins under which the platform has a function that was called by its path."""
+
+
+def name_of(key: str) -> str:
+    """The name by which people know a function of this key: of one that was called by its path, its file's."""
+    return key.removeprefix(BY_PATH)
 
 
 def canonical(data: Any) -> bytes:

@@ -68,11 +68,7 @@ def told(platform, *arguments):
 def calls(platform, evidence):
     """The calls of a run, in order, each by the name of its notebook."""
     graph = json.loads(told(platform, "graph", evidence, "--json"))
-    return [(stem(each), each) for each in graph["calls"]]
-
-
-def stem(call):
-    return call["function"].removeprefix("by-path.")
+    return [(each["function"], each) for each in graph["calls"]]
 
 
 def uploads(*folders):

@@ -64,7 +64,7 @@ class Steps:
         ]
 
     def _add(self, call: Mapping[str, Any], number: str) -> None:
-        name, tool = as_text(call.get("function")), self._tool(call)
+        name, tool = record.name_of(as_text(call.get("function"))), self._tool(call)
         if tool not in self.tools:
             self.tools.append(tool)
         step = self.graph.add(
@@ -100,7 +100,7 @@ class Steps:
         return self.graph.add(
             f"#function-{quote(f'{key}-{version}', safe='')}",
             "SoftwareApplication",
-            name=key,
+            name=record.name_of(key),
             identifier=key,
             description="A published function that was called.",
             url=named(as_text(call.get("sha256"))),
