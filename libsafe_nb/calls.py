@@ -40,6 +40,7 @@ from libsafe_nb.references import Outputs, Scraps
 # run, or a shell's command, only knocks at its runner's door.
 if TYPE_CHECKING:
     from libsafe_nb.children import Children
+    from libsafe_nb.client import Client
     from libsafe_nb.connection import Connection
 
 ANSWER = 180.0
@@ -530,18 +531,38 @@ def _of_process(connection: Connection | None = None) -> Children:
 def _new(connection: Connection) -> Children:
     from libsafe_nb import publishing
     from libsafe_nb.children import Children
+    from libsafe_nb.lineage import Lineage
+    from libsafe_nb.past import Past
     from libsafe_nb.redact.matching import SecretSet
+    from libsafe_nb.reuse import Reuse
     from libsafe_nb.secrets import Secret
 
+    run = f"session-{uuid.uuid4()}"
+
+    def tell(event: dict[str, Any]) -> None:
+        """Nothing: there is no record."""
+
+    def client() -> Client:
+        return connection.client
+
     made = Children(
-        lambda: connection.client,
-        run=f"session-{uuid.uuid4()}",
+        client,
+        run=run,
         container="",
         secrets=SecretSet(Secret(name, value) for name, value in connection.secrets().items()),
         replay=None,
-        tell=lambda event: None,
+        tell=tell,
         read=lambda container, path: connection.storage.get(container, path),
         publish=publishing.by_path,
+        past=Past(
+            client,
+            connection.storage,
+            run=run,
+            # It has no job, and goes on from no other.
+            found=lambda: Lineage(run, ""),
+            reuse=Reuse(client, connection.storage),
+            tell=tell,
+        ),
         in_run=False,
     )
     if "ipykernel" not in sys.modules:

@@ -1,5 +1,6 @@
 """Calls that depend on others, and what becomes of a workflow when they fail: on the real platform, with real workers."""
 
+import dataclasses
 import json
 import pickle
 import threading
@@ -275,6 +276,8 @@ def test_outside_a_run_this_process_holds_back(place, platform, monkeypatch):
 
     assert (done.scraps["files"], done.scraps["x"]) == (["/out/mine.csv", "/out/mine.txt"], 4)
     assert pickle.loads(pickle.dumps(one)).result(5).status == "completed"
+    again = libsafe_nb.call(keys["write"], params={"name": "mine"}, container=container, reuse="unchanged")
+    assert (again.id, again.result(5)) == (None, dataclasses.replace(one.result(), call=None))
     with pytest.raises(errors.UsageError, match="unknown parameter"):
         libsafe_nb.call(keys["fail"], params={"y": 1}, after=one, container=container)
     with pytest.raises(errors.NotFound, match="there is no function 'absent'"):
