@@ -480,7 +480,17 @@ def test_a_call_that_is_cancelled_by_its_author_stops_nothing(queue):
 def test_a_run_makes_so_many_calls_and_no_more(monkeypatch):
     class Taking:
         def call(self, name, **_):
-            return {"id": "1", "job_id": "2", "version": 1, "status": "completed"}
+            return {
+                "id": "1",
+                "job_id": "2",
+                "version": 1,
+                "sha256": None,
+                "status": "completed",
+                "error": None,
+            }
+
+        def job(self, job):
+            return {"result": None, "evidence": None, "date_start": None, "date_end": None}
 
     monkeypatch.setattr(children, "MOST", 2)
     made = children.Children(
