@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import dataclasses
 import os
+import sys
 import threading
 import weakref
 from collections import OrderedDict
@@ -103,7 +104,11 @@ class Attached:
                 self._shared = True
                 self.given.clear()
         self.given.add(about)
-        self.door.post(do, **fields)
+        if self._shared:
+            # Another process of the function may ask next, by a line of its own, which the runner may read before this one.
+            self.door.call(do, **fields)
+        else:
+            self.door.post(do, **fields)
 
     def settle(self, about: str | None) -> None:
         """Wait until what was given about it has arrived; None: everything. Raises why it has not."""
@@ -294,7 +299,9 @@ def configure(
     """Attach the run that handed out these keys; every effect is told to it from now on."""
     global _attached, _run_session, _current
     others.watch()
-    _attached = Attached(run=run, job=job, door=door, socket_path=socket_path, pins=pins)
+    # A program that the function started may have ended before the kernel asks.
+    program = "ipykernel.kernelapp" not in sys.modules
+    _attached = Attached(run=run, job=job, door=door, socket_path=socket_path, pins=pins, shared=program)
     atexit.register(_attached.finish)
     _run_session = Session(
         str(api["url"]),

@@ -299,8 +299,9 @@ def test_workers_that_cannot_start_are_told_of_and_come_less_and_less_often(db, 
     """An environment that is broken: the worker's own import fails."""
     for name, value in (("QUICK_DEATH", 5.0), ("LONGEST_WAIT", 0.4), ("TICK", 0.02)):
         monkeypatch.setattr(f"libsafe_nb.local.workers.{name}", value)
-    (root.path / "libsafe_nb").mkdir()
-    (root.path / "libsafe_nb" / "__init__.py").write_text("raise ImportError('no such thing')")
+    (root.path / "broken" / "libsafe_nb").mkdir(parents=True)
+    (root.path / "broken" / "libsafe_nb" / "__init__.py").write_text("raise ImportError('no such thing')")
+    monkeypatch.setenv("PYTHONPATH", str(root.path / "broken"))
     queue.make(db, order(function()))
     trouble = {}
 
