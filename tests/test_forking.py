@@ -21,6 +21,7 @@ from honesty import CASES
 from libsafe_nb import forking, forkservers, heritage, kernels, local
 from libsafe_nb.connection import connect
 from libsafe_nb.execution import Limits
+from libsafe_nb.local.root import Root
 
 
 @pytest.fixture(autouse=True)
@@ -595,12 +596,9 @@ def platforms(platform):
         try:
             (serving,) = wait_for(bears, 30, "the start of the platform's server")
         except AssertionError as exc:
-            with forkservers._connect(folder) as control:
-                theirs = control.recv(100).decode()
-            own = heritage.start_environment(kernels.environment()), heritage.place()
-            raise AssertionError(
-                f"{exc}: {heritage.key(kernels.environment(), ())} {own}, its: {theirs}"
-            ) from exc
+            own = (heritage.start_environment(kernels.environment()), heritage.place(), heritage.installed())
+            its = Path(f"/proc/{Root(folder).running().pid}/environ").read_text().replace("\0", " ")
+            raise AssertionError(f"{exc}; of this process: {own}; the platform's environment: {its}") from exc
         yield folder, serving
 
 
