@@ -30,14 +30,6 @@ def pytest_xdist_auto_num_workers(config):
     return max(1, len(os.sched_getaffinity(0)) * 3 // 2)
 
 
-def pytest_collection_modifyitems(items):
-    """
-    First those that compare what a platform's server was born with to this process: something that later tests bring in,
-    which is not found yet, makes both differ.
-    """
-    items.sort(key=lambda item: "platforms" not in getattr(item, "fixturenames", ()))
-
-
 ROOT = Path(__file__).parent.parent
 PARAMETERS = 'json_sample = {"function_data": {"container": {"id": "1"}}, "function_params": {}}'
 
