@@ -53,6 +53,8 @@ class Request:
         Soft and hard ones (`resource.setrlimit`), by number.
     blocked
         Signals that the runner's thread holds back, by number; those of the server are of whichever thread began it.
+    ignored
+        Signals that the runner ignores, by number.
     folder
         Removed when the runner is gone.
     """
@@ -64,6 +66,7 @@ class Request:
     umask: int
     limits: dict[str, tuple[int, int]]
     blocked: list[int]
+    ignored: list[int]
     processors: list[int]
 
     def send(self, line: socket.socket) -> None:

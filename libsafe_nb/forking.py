@@ -143,6 +143,7 @@ def _request(
         umask=heritage.umask(),
         limits={str(number): limit for number, limit in {**own, **limits}.items()},
         blocked=sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        ignored=heritage.ignored(),
         processors=sorted(os.sched_getaffinity(0)),
     )
 

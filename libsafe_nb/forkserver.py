@@ -225,6 +225,8 @@ def load(modules: tuple[str, ...] | list[str]) -> None:
 def main() -> None:
     runkernel.leave_the_folder()
     gc.disable()
+    # Ignored, the system would not tell how a kernel ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     control = socket.socket(fileno=int(sys.argv[1]))
     listener, key = (socket.socket(fileno=int(sys.argv[2])), sys.argv[3]) if len(sys.argv) > 2 else (None, "")
     load(FIRST)

@@ -1,7 +1,7 @@
 """
 What a process has from its birth and keeps: a fork server may bear only children that would have inherited the same.
 
-A forked kernel is given its environment, directory, umask, limits and processors. It cannot be given what Python and the
+A forked kernel is given its environment, directory, umask, limits, processors and the signals to ignore. It cannot be given what Python and the
 libraries read while they start, what lies installed, whose it is, and in which group, namespace and priority the system
 counts it: those are the server's. `key` puts them in one word; servers of another key are not for this run.
 """
@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import site
 import sys
 from collections.abc import Mapping
@@ -62,6 +63,9 @@ EXECUTED = ("sitecustomize.py", "usercustomize.py")
 NOT_FORKED = ("JPY_PARENT_PID", "JPY_INTERRUPT_EVENT")
 """With these a kernel watches over its parent, which is to be the runner."""
 
+PYTHONS_OWN = (signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that every Python ignores."""
+
 _PLACE = ("cgroup", "oom_score_adj", "attr/current", "timens_offsets")
 _STATUS = (
     "Uid",
@@ -74,7 +78,6 @@ _STATUS = (
     "CapAmb",
     "NoNewPrivs",
     "Seccomp",
-    "SigIgn",
 )
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid_for_children", "user", "uts")
 
@@ -156,7 +159,20 @@ def place() -> list[Any]:
 
 def umask() -> int:
     """This process's; asked of the system, because Python can only set it, which other threads would notice."""
+    return int(_told("Umask"), 8)
+
+
+def ignored() -> list[int]:
+    """The signals that this process ignores and its children would, by number: SIGHUP under `nohup`."""
+    mask = int(_told("SigIgn"), 16)
+    # Python ignores these in each of its processes, and gives them back to others (`subprocess`, restore_signals).
+    return sorted(
+        each for each in signal.valid_signals() if mask >> (each - 1) & 1 and each not in PYTHONS_OWN
+    )
+
+
+def _told(name: str) -> str:
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("Umask:"):
-            return int(line.split()[1], 8)
-    raise OSError("the system does not tell the umask")
+        if line.startswith(f"{name}:"):
+            return line.split()[1]
+    raise OSError(f"the system does not tell {name} of a process")

@@ -20,6 +20,7 @@ import threading
 import time
 from pathlib import Path
 
+from libsafe_nb import heritage
 from libsafe_nb.birth import GUARD, Birth, Request, tell
 
 _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
@@ -59,6 +60,7 @@ def _begin(request: Request, birth: Birth) -> None:
     for done in (null, birth.errors, birth.guard):
         os.close(done)
     os.umask(request.umask)
+    _ignore(request.ignored)
     signal.pthread_sigmask(signal.SIG_SETMASK, request.blocked)
     os.sched_setaffinity(0, request.processors)
     os.chdir(request.cwd)
@@ -88,6 +90,15 @@ def _start_guard(request: Request, pipe: int) -> None:
     _, status = os.waitpid(guard, 0)
     if status != 0:
         raise ChildProcessError(f"the guard of the kernel did not start: status {status}")
+
+
+def _ignore(numbers: list[int]) -> None:
+    """Ignore these signals and no others, as Python would have found it at its start."""
+    for each in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, *heritage.PYTHONS_OWN}:
+        if each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        elif signal.getsignal(each) == signal.SIG_IGN:
+            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
 
 
 def _take_environment(request: Request) -> None:

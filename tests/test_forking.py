@@ -1,6 +1,7 @@
 """Kernels from a fork server: like a new process in everything but time, also where the server or its owner is lost."""
 
 import array
+import contextlib
 import json
 import os
 import resource
@@ -21,6 +22,7 @@ from honesty import CASES
 from libsafe_nb import forking, forkservers, heritage, kernels, local
 from libsafe_nb.connection import connect
 from libsafe_nb.execution import Limits
+from libsafe_nb.local.root import Root
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +57,16 @@ def by_hand(**options):
 
 FACTS = """
 import asyncio, gc, json, locale, os, resource, signal, sys, threading, time, warnings
+from pathlib import Path
+def files():
+    # When nothing has come or gone for a while: connections of the runner may still be in the making.
+    last, since = None, time.monotonic()
+    while time.monotonic() - since < 0.3:
+        found = sorted(each.readlink().name.split(":")[0] for each in Path("/proc/self/fd").iterdir() if each.is_symlink())
+        if found != last:
+            last, since = found, time.monotonic()
+        time.sleep(0.02)
+    return found
 status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
 own = ("Umask Uid Gid Groups SigPnd ShdPnd SigBlk SigIgn SigCgt CapInh CapPrm CapEff CapBnd CapAmb NoNewPrivs "
        "Seccomp Threads Cpus_allowed").split()
@@ -71,7 +83,7 @@ print(json.dumps({
     "signals": {str(each): str(signal.getsignal(each)) for each in sorted(signal.valid_signals())},
     "threads": sorted(each.name for each in threading.enumerate()),
     "main thread": [threading.current_thread() is threading.main_thread(), threading.main_thread().native_id == os.getpid()],
-    "files": sorted(each.readlink().name.split(":")[0] for each in __import__("pathlib").Path("/proc/self/fd").iterdir() if each.is_symlink()),
+    "files": files(),
     "garbage": [gc.isenabled(), gc.get_threshold()],
     "namespace": sorted(globals()),
     "main": [sys.modules["__main__"].__dict__ is globals(), __name__, globals().get("__file__")],
@@ -109,6 +121,36 @@ def test_a_forked_kernel_is_like_a_new_process(locale, tmp_path, monkeypatch, fr
     # Nothing comes besides that the notebook could miss or mistake for its own.
     more = {each.partition(".")[0] for each in modules - its_modules}
     assert more - {"libsafe_nb"} <= sys.stdlib_module_names
+
+
+@contextlib.contextmanager
+def ignoring(*numbers):
+    """As under `nohup`, in a shell's background, or where a daemon does not wait for its children."""
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in numbers}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@pytest.mark.parametrize("at_the_start", [(), (signal.SIGHUP, signal.SIGINT, signal.SIGCHLD)])
+@pytest.mark.parametrize("later", [(), (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)])
+def test_a_kernel_ignores_what_its_runner_ignores_whatever_the_server_does(
+    at_the_start, later, tmp_path, monkeypatch, fresh
+):
+    told = {}
+    with ignoring(*at_the_start):
+        forking.prepare(kernels.environment())
+        begun = server()
+    with ignoring(*later):
+        for way in ("0", "1"):
+            monkeypatch.setenv(forking.SWITCH, way)
+            facts = json.loads(execute(tmp_path, FACTS).text(0))
+            told[way] = facts["status"]["SigIgn"], facts["signals"]
+
+    assert told["1"] == told["0"]
+    assert server() == begun
 
 
 OUTPUTS = (
@@ -595,12 +637,9 @@ def platforms(platform):
         try:
             (serving,) = wait_for(bears, 30, "the start of the platform's server")
         except AssertionError as exc:
-            with forkservers._connect(folder) as control:
-                theirs = control.recv(100).decode()
-            own = heritage.start_environment(kernels.environment()), heritage.place()
-            raise AssertionError(
-                f"{exc}: {heritage.key(kernels.environment(), ())} {own}, its: {theirs}"
-            ) from exc
+            own = (heritage.start_environment(kernels.environment()), heritage.place(), heritage.installed())
+            its = Path(f"/proc/{Root(folder).running().pid}/environ").read_text().replace("\0", " ")
+            raise AssertionError(f"{exc}; of this process: {own}; the platform's environment: {its}") from exc
         yield folder, serving
 
 
@@ -624,6 +663,14 @@ def test_a_run_on_the_command_line_uses_it(platforms, platform, notebook):
     container, prefix = evidence.removeprefix("libsafe://").split("/", 1)
     executed = connect(settings=settings).storage.get(container, f"{prefix}executed.ipynb")
     assert f"born by {platforms[1]}\\n" in executed.decode()
+
+
+def test_it_is_used_under_nohup_as_well(platforms, tmp_path):
+    folder, serving = platforms
+    with ignoring(signal.SIGHUP):
+        ran = execute(tmp_path, "import os; print(os.getppid())", platform=folder)
+
+    assert ran.text(0) == f"{serving}\n"
 
 
 def test_it_is_not_used_for_other_kernels(platforms, tmp_path):
