@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import evidence, fingerprint, lineage
-from libsafe_nb.errors import Conflict, PlatformError
+from libsafe_nb.errors import Conflict, ObjectNotFound, PlatformError
 from libsafe_nb.functions import Functions
 from libsafe_nb.recordedcalls import ENDED
 
@@ -116,7 +116,11 @@ class Past:
         place = evidence.place_of(result.get("evidence") if isinstance(result, dict) else None)
         if place is None:
             return None
-        body = json.loads(self._storage.get(place[0], f"{place[1]}record.json"))
+        try:
+            body = json.loads(self._storage.get(place[0], f"{place[1]}record.json"))
+        except ObjectNotFound:
+            # Of what it has read nobody can tell whether it is the same.
+            return "changed"
         changed = lineage.changed_by_others(self._client(), self._storage, lineage_, body)
         return "changed" if changed else None
 

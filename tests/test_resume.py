@@ -20,6 +20,7 @@ from test_run import command_environment
 
 import libsafe_nb
 from libsafe_nb import fingerprint, lineage
+from libsafe_nb.past import Past
 
 STEP = f"""{REQUEST}
 from libnova.com.Api import File as Files
@@ -179,6 +180,25 @@ print(libsafe_nb.call(keys["slow"], params={"to": "/two.txt"}).result(600).raise
     assert body["calls"][0]["resumed"] is None
     assert len(killed.calls("step")) == 2
     assert connection.storage.get(killed.container, "one.txt") == b"second /one.txt"
+
+
+def test_a_call_whose_record_is_gone_is_made_again(connection, functions, publish, container):
+    call = functions.call(publish("print(1)"), container=container)["id"]
+    job = end_of(functions, call)["job_id"]
+    past = Past(
+        lambda: connection.client,
+        connection.storage,
+        run="r",
+        found=None,
+        reuse=None,
+        tell=lambda event: None,
+    )
+    interrupted = lineage.Lineage("r", "1", {job: "r"})
+
+    assert past._again({"call": call}, interrupted) is None
+    place = connection.client.job(job)["result"]["evidence"].removeprefix(f"libsafe://{container}/")
+    connection.storage.delete(container, f"{place}record.json")
+    assert past._again({"call": call}, interrupted) == "changed"
 
 
 def file_of(connection, container, path):

@@ -1,0 +1,191 @@
+"""
+A workflow is killed at any instant: its runner, the kernel of a step, or the platform. Running it again completes it.
+
+One of each each time; 50 with `-m slow`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import REQUEST, takes, write_function
+from test_run import command_environment
+
+import libsafe_nb
+from libsafe_nb import local, publishing
+from libsafe_nb.connection import connect
+from libsafe_nb.functions import Functions
+from libsafe_nb.journal import read_lines
+from libsafe_nb.local.root import Root
+from libsafe_nb.marks import NAME as MARK
+from libsafe_nb.processes import ProcessId
+
+STEP = f"""{REQUEST}
+import time
+from libnova.com.Api import File as Files
+from libnova.com.Filesystem import S3
+params = json_sample["function_params"]
+text = "".join(S3.File.get_stream(request.Storage, file).read().decode() for file in request.Files)
+time.sleep(0.2)
+Files.write(json_sample["function_data"]["container"]["id"], params["to"], text + params["to"])
+time.sleep(0.2)
+"""
+WORKFLOW = """
+import libsafe_nb
+params = json_sample["function_params"]
+def step(to, files):
+    return libsafe_nb.call(params["step"], files=files, params={"to": f"/{params['round']}/{to}.txt"})
+first = step("first", "/in.txt")
+sides = [step("left", first), step("right", first)]
+step("last", sides).result().raise_for_failure()
+"""
+STEPS = ("first", "left", "right", "last")
+SEED = 20261126
+
+
+@dataclasses.dataclass
+class Workflow:
+    """Real runs of the workflow, in a home, on a platform and in a container of the test's own."""
+
+    settings: libsafe_nb.settings.Settings
+    root: Path
+    container: str
+    key: str
+    notebook: Path
+
+    @property
+    def functions(self):
+        return Functions(connect(settings=self.settings).client)
+
+    def start(self, number):
+        environ = {**command_environment(self), "LIBSAFE_NB_HOME": str(self.settings.home)}
+        command = [sys.executable, "-m", "libsafe_nb", "run", str(self.notebook), "--json"]
+        command += [
+            "--container",
+            self.container,
+            "--param",
+            f"step={self.key}",
+            "--param",
+            f"round={number}",
+        ]
+        return subprocess.Popen(
+            command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def calls(self, number):
+        """The round's calls, by the step that each is."""
+        found = {}
+        for each in self.functions.calls(function=self.key):
+            _, of, name = each["payload"]["function_data"]["function_params"]["to"].split("/")
+            if of == str(number):
+                assert name not in found, "a call was made twice"
+                found[name.removesuffix(".txt")] = each
+        return found
+
+    def kernels(self):
+        """Those of the platform's workers."""
+        for folder in (Path(os.environ["LIBSAFE_NB_HOME"]) / "runs").glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                steps = {each["step"]: each for each in read_lines(folder / "journal.jsonl")}
+                kernel = ProcessId.parse(steps.get("kernel"))
+                if kernel is not None and kernel.alive:
+                    yield kernel
+
+    def kill(self, victim, process, instants):
+        """Kill one, and have the platform there again."""
+        if victim == "runner":
+            process.kill()
+        elif victim == "kernel":
+            for kernel in itertools.islice(self.kernels(), 1):
+                kernel.signal(signal.SIGKILL)
+        else:
+            Root(self.root).running().signal(signal.SIGKILL)
+            time.sleep(instants.uniform(0, 1.0))
+            local.ensure(self.root)
+
+
+@pytest.fixture
+def workflow(home, tmp_path):
+    root = tmp_path / "platform"
+    with local.serve(root) as served:
+        settings = dataclasses.replace(served.settings, home=tmp_path / "state")
+        connection = connect(settings=settings)
+        container = connection.client.create_container("kills")["id"]
+        connection.storage.put(container, "in.txt", b"in ")
+        step = write_function(tmp_path / "step.ipynb", STEP, parameters=takes("to"))
+        key = publishing.publish(step, settings=settings)["key"]
+        Functions(connection.client).update(key, backoff=0)
+        flow = write_function(tmp_path / "flow.ipynb", WORKFLOW, parameters=takes("step", "round"))
+        yield Workflow(settings, root, container, key, flow)
+    local.stop(root)
+
+
+def ends(process):
+    out, err = process.communicate(timeout=200)
+    return process.returncode, json.loads(out) if out else err
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(3, id="few"),
+        pytest.param(50, id="50", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_a_workflow_that_is_killed_completes_when_it_is_run_again(count, workflow):
+    instants, codes = random.Random(SEED), Counter()
+    begun = time.monotonic()
+    assert ends(workflow.start("whole"))[0] == 0
+    lasts = time.monotonic() - begun
+    for number, victim in zip(range(count), itertools.cycle(["runner", "kernel", "platform"]), strict=False):
+        process = workflow.start(number)
+        time.sleep(instants.uniform(0.1, 1.0) * lasts)
+        workflow.kill(victim, process, instants)
+        code, told = ends(process)
+        done = {name: each for name, each in workflow.calls(number).items() if each["status"] == "completed"}
+        codes[victim, code] += 1
+        if code != 0:
+            again, told = ends(workflow.start(number))
+            assert again == 0, (victim, code, told)
+        check(workflow, number, done)
+
+    # Only what was killed has no verdict; no run has a wrong one.
+    assert set(codes) <= {
+        *(("runner", code) for code in (0, -signal.SIGKILL)),
+        *((victim, code) for victim in ("kernel", "platform") for code in (0, 3)),
+    }
+    report = libsafe_nb.verify(workflow.container, deep=True, settings=workflow.settings)
+    assert report.exit_code == 0, [str(each) for each in report.checks if each.result != "ok"]
+
+
+def check(workflow, number, done):
+    """Each step was called once, none that had ended again, and what stands is what its last attempt wrote, once."""
+    found = workflow.calls(number)
+    storage = connect(settings=workflow.settings).storage
+    assert set(found) == set(STEPS)
+    for name, each in found.items():
+        assert each["status"] == "completed"
+        if name in done:
+            assert (each["id"], each["attempts"]) == (done[name]["id"], done[name]["attempts"])
+        versions = list(storage.versions(workflow.container, f"{number}/{name}.txt"))
+        marks = [
+            storage.head(workflow.container, one.path, version_id=one.version_id).metadata for one in versions
+        ]
+        marks = [{key.lower(): value for key, value in mark.items()}[MARK] for mark in marks]
+        assert len(set(marks)) == len(marks) <= each["attempts"]
+        assert sum(mark.partition(":")[0] == each["job_id"] for mark in marks) == 1
+    one = f"in /{number}/first.txt"
+    sides = f"{one}/{number}/left.txt{one}/{number}/right.txt"
+    assert storage.get(workflow.container, f"{number}/last.txt").decode() == f"{sides}/{number}/last.txt"
