@@ -32,13 +32,13 @@ def served(command, environ, folder):
     (folder / "config" / "jupyter_server_config.json").write_text('{"ServerApp": {"allow_root": true}}')
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
-        env={**os.environ, **settings, **environ},
+        env={**os.environ, **settings, **environ, "PYTHONFAULTHANDLER": "1"},
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    said = []
+    said, reader = [], None
     try:
         for line in process.stdout:
             said.append(line)
@@ -53,10 +53,19 @@ def served(command, environ, folder):
         yield found.group()
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        process.stdout.close()
-        # Shown where a test fails.
-        print("".join(said))
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            # It says where each of its threads is.
+            process.send_signal(signal.SIGABRT)
+            process.wait(10)
+            raise
+        finally:
+            if reader is not None:
+                reader.join(10)
+            process.stdout.close()
+            # Shown where a test fails.
+            print("".join(said))
 
 
 def _answers(address):

@@ -4,6 +4,8 @@ import base64
 import concurrent.futures
 import json
 import re
+import subprocess
+import sys
 import threading
 from urllib.parse import quote
 
@@ -458,3 +460,30 @@ def test_an_old_version_does_not_replace_one_that_was_not_seen(jupyter, store, f
     jupyter.ask("POST", f"{path}/checkpoints/{first['id']}", status=409)
 
     assert store.get(path) == b"theirs"
+
+
+CUT_OFF = """
+import asyncio, sys, anyio.to_thread
+from libsafe_nb.jupyter import lab
+loop = asyncio.new_event_loop()
+async def request():
+    await anyio.to_thread.run_sync(int)
+    loop.stop()
+    await asyncio.Event().wait()
+task = loop.create_task(request())
+loop.run_forever()
+if sys.argv[1:] == ["ends"]:
+    lab.end_idle_threads()
+print("served")
+"""
+
+
+def test_a_request_that_the_end_of_the_server_cuts_off_leaves_no_thread_to_wait_for():
+    """Jupyter's own end waited for ever, once in some dozens of ends."""
+    ending = [sys.executable, "-c", CUT_OFF]
+
+    assert (
+        subprocess.run([*ending, "ends"], capture_output=True, timeout=60, check=True).stdout == b"served\n"
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run(ending, capture_output=True, timeout=3)

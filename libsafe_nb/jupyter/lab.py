@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import tempfile
+import threading
 from urllib.parse import quote
 
 from libsafe_nb.connection import connect
@@ -54,17 +56,36 @@ def serve(container: str | None, *, port: int, browser: bool, file: str | None =
     with tempfile.TemporaryDirectory(prefix="libsafe-lab-") as folder:
         os.environ[LAB_CONTAINER] = chosen
         os.environ[LAB_FOLDER] = os.path.realpath(folder)
-        LabApp.launch_instance(
-            [
-                "--ServerApp.contents_manager_class=libsafe_nb.jupyter.contents.ContainerContents",
-                # jupytext puts a contents manager of its own in the place of any other.
-                "--ServerApp.jpserver_extensions={'libsafe_nb.jupyter': True, 'jupyterlab_jupytext': False}",
-                f"--ServerApp.root_dir={os.environ[LAB_FOLDER]}",
-                "--ServerApp.ip=127.0.0.1",
-                # Jupyter would refuse; whoever is root here has started everything else as root as well.
-                "--ServerApp.allow_root=True",
-                f"--ServerApp.port={port}",
-                *([] if browser else ["--no-browser"]),
-                *([f"--LabApp.default_url=/lab/tree/{quote(file.strip('/'))}"] if file else []),
-            ]
-        )
+        try:
+            LabApp.launch_instance(
+                [
+                    "--ServerApp.contents_manager_class=libsafe_nb.jupyter.contents.ContainerContents",
+                    # jupytext puts a contents manager of its own in the place of any other.
+                    "--ServerApp.jpserver_extensions={'libsafe_nb.jupyter': True, 'jupyterlab_jupytext': False}",
+                    f"--ServerApp.root_dir={os.environ[LAB_FOLDER]}",
+                    "--ServerApp.ip=127.0.0.1",
+                    # Jupyter would refuse; whoever is root here has started everything else as root as well.
+                    "--ServerApp.allow_root=True",
+                    f"--ServerApp.port={port}",
+                    *([] if browser else ["--no-browser"]),
+                    *([f"--LabApp.default_url=/lab/tree/{quote(file.strip('/'))}"] if file else []),
+                ]
+            )
+        finally:
+            end_idle_threads()
+
+
+def end_idle_threads() -> None:
+    """
+    End the threads of AnyIO, in which Jupyter does its slow work: each ends with the request that began it, which the end of the
+    server may have cut off, and Python would wait for it for ever.
+    """
+    with contextlib.suppress(ImportError):
+        # AnyIO has no public name for them.
+        from anyio._backends._asyncio import WorkerThread
+
+        for each in threading.enumerate():
+            if isinstance(each, WorkerThread):
+                # Full: it was told so before.
+                with contextlib.suppress(queue.Full):
+                    each.stop()
