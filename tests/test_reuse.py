@@ -287,6 +287,8 @@ def test_only_what_depends_on_a_change_runs_again(count, served, packages, tmp_p
     assert flow.ran() == [8]
     flow.keys["join"] = flow.publish("join", JOIN + "print('new')")
     assert flow.ran() == [joined]
+    flow.keys["join"] = flow.publish("join", JOIN.replace('["to"], text)', '["to"], text + "joined")'))
+    assert flow.ran() == [joined, last]
     flow.package("irrelevant-one", 2)
     assert flow.ran() == []
     flow.package("relevant", 2)
