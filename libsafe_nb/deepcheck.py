@@ -112,16 +112,15 @@ class Tree:
     def _note(self, place: str, body: Body) -> None:
         run, calls = run_of(body), entries(body, "calls")
         caller = section(body, "parent").get("run")
-        if caller:
+        # One that could not be executed is followed by another attempt, and that is named.
+        if caller and body.get("status") != "errored":
             self._claims[run] = (str(caller), place)
         if calls:
             self._callers.add(run)
         for each in calls:
             if each.get("run"):
                 self._named.add(str(each["run"]))
-            # An attempt that was not the last has evidence too, and is not named.
-            once = each.get("reused") or each.get("attempts") == 1
-            if each.get("status") in OPEN or not each.get("run") or not once:
+            if each.get("status") in OPEN or not each.get("run"):
                 self._vague.add(run)
 
     def _calls(self, archive: Archive, folder: str, body: Body, above: tuple[str, ...]) -> Iterator[Check]:
@@ -286,7 +285,8 @@ def _params_problem(call: Body, body: Body) -> str | None:
 
 def _used_problem(call: Body, body: Body, runs: Mapping[Any, str]) -> str | None:
     """Which other calls' outputs it read, by their numbers in the one record and by their runs in the other."""
-    if call.get("used") is None or "used" not in body:
+    if call.get("used") is None or call.get("record_sha256") is None or "used" not in body:
+        # Without its record the caller knew what it was given, not yet what it would read.
         return None
     told = {runs.get(each.get("number")) for each in entries(call, "used") if each.get("files")}
     found = {each.get("run") for each in entries(body, "used") if each.get("files")} & set(runs.values())
