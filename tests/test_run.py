@@ -348,7 +348,7 @@ def test_bad_usage_is_exit_2_and_one_sentence(tmp_path, platform, notebook):
         ["run", good, "--param", "x=1"],
         ["run", good, "--param", "x"],
         ["run", good, "--payload", str(tmp_path / "bad.json")],
-        ["run", good, "--upload", str(tmp_path)],
+        ["run", good, "--upload", str(tmp_path / "absent")],
         ["run", good, "--nonsense"],
     ):
         done = command(platform, *arguments)

@@ -27,10 +27,24 @@ def test_a_folder_is_each_file_in_it_in_the_order_of_their_paths(bag, monkeypatc
     assert list(laid_out([type(bag)("..")])) == names
 
 
-def test_links_to_folders_are_not_followed(bag):
-    (bag / "data" / "up").symlink_to(bag)
+def test_a_link_within_a_folder_is_the_file_that_it_leads_to(bag, tmp_path):
+    (bag / "again.txt").symlink_to("data/b.txt")
+    (tmp_path / "linked").symlink_to(bag)
 
-    assert len(laid_out([bag])) == 4
+    assert laid_out([tmp_path / "linked"])["/linked/again.txt"].read_text() == "data/b.txt"
+
+
+def test_a_link_out_of_a_folder_or_to_a_folder_is_refused(bag, tmp_path):
+    (tmp_path / "secret.toml").write_text("secret")
+    link = bag / "data" / "a"
+    for target, told in (
+        ("../../secret.toml", "secret.toml, which lies outside of it"),
+        ("..", "the folder"),
+    ):
+        link.symlink_to(target)
+        with pytest.raises(errors.UsageError, match=f"bag/data/a: expected .* found a link to .*{told}"):
+            laid_out([bag])
+        link.unlink()
 
 
 @pytest.mark.parametrize(
@@ -39,14 +53,15 @@ def test_links_to_folders_are_not_followed(bag):
         (lambda bag: [bag / "absent"], "expected a file or a folder, found nothing"),
         (lambda bag: [bag / "none"], "expected files in the folder, found none"),
         (lambda bag: [bag / "data.txt", bag / "same" / "data.txt"], "both would be stored as /data.txt"),
-        (lambda bag: [bag, bag.parent / "other" / "bag"], "both would be stored as /bag/data.txt"),
+        (lambda bag: [bag, bag.parent / "other" / "bag"], "both would be stored as /bag"),
+        (lambda bag: [bag / "same", bag.parent / "other" / "same"], "both would be stored as /same"),
         (lambda bag: [bag / "provenance"], "expected a plain name, got 'provenance/"),
         (lambda bag: [bag / "line"], "expected a plain name, got 'line/a"),
         (lambda bag: [bag / "gone"], "expected a file, found none that could be read"),
     ],
 )
 def test_what_cannot_be_stored_is_refused(bag, make, told):
-    for name in ("same/data.txt", "provenance/a.txt", "line/a\nb", "../other/bag/data.txt"):
+    for name in ("same/data.txt", "provenance/a.txt", "line/a\nb", "../other/bag/data.txt", "../other/same"):
         (bag / name).parent.mkdir(parents=True, exist_ok=True)
         (bag / name).write_text(name)
     (bag / "none").mkdir()
