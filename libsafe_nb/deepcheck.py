@@ -128,12 +128,17 @@ class Tree:
             each.get("number"): str(each.get("run")) for each in entries(body, "calls") if each.get("run")
         }
         for position, call in enumerate(entries(body, "calls"), 1):
-            if call.get("stubbed") or not (
-                call.get("run") or (call.get("job") and call.get("status") in OPEN)
-            ):
-                # Nothing of it was started, or nothing that anybody could know.
+            if call.get("stubbed") and body.get("replay_of"):
                 continue
             name = f"call {call.get('number') or position} ({call.get('function')}) of {above[-1]}"
+            if not call.get("run") and call.get("status") in _OF_RUN:
+                yield Check(
+                    "call", "not-checked", above[-1], f"{name}: it is told as {call['status']}, but of no run"
+                )
+                continue
+            if not (call.get("run") or (call.get("job") and call.get("status") in OPEN)):
+                # Nothing of it was started, or nothing that anybody could know.
+                continue
             yield from self._call(archive, name, call, body, runs, above)
 
     def _call(
@@ -253,13 +258,27 @@ def _problem(call: Body, caller: Body, data: bytes, body: Any, runs: Mapping[Any
     if problem:
         return problem
     if call.get("reused"):
-        return differs("reused", call["reused"], call.get("evidence"))
+        return differs("reused", call["reused"], call.get("evidence")) or _reuse_problem(call, body)
     return _parent_problem(call, caller, section(body, "parent")) or _used_problem(call, body, runs)
+
+
+def _reuse_problem(call: Body, body: Body) -> str | None:
+    """
+    An earlier run may stand for a call. Under which key it ran is not asked: equal code of two keys is the same work.
+    """
+    if body.get("fingerprint") is not None and not section(body, "fingerprint").get("sha256"):
+        return "it was reused, and its record says that it stands for no other run"
+    home, container = section(body, "container").get("id"), call.get("container")
+    if container is not None and home is not None and str(container) != str(home):
+        return f"it was reused from another container: {differs('container', str(container), str(home))}"
+    return None
 
 
 def _parent_problem(call: Body, caller: Body, parent: Body) -> str | None:
     """Who asked for it: its caller, or the interrupted run of the same workflow that either of the two took it over from."""
     run, job = run_of(caller), section(caller, "job").get("id")
+    if call.get("resumed") and not section(caller, "resumes").get("run"):
+        return "it was taken over, but its caller's record resumes no run"
     if call.get("resumed") and parent.get("run") != run:
         resumes = section(caller, "resumes")
         run, job = str(call["resumed"]), resumes.get("job") if call["resumed"] == resumes.get("run") else None

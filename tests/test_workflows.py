@@ -266,6 +266,41 @@ def test_a_reused_record_must_be_there_and_verified(copy):
     assert ("missing", True) in {(result, "call 5" in detail) for result, detail in told(found, "call")}
 
 
+@pytest.mark.parametrize(
+    ("record_of_it", "call", "told_of_it"),
+    [
+        ({"fingerprint": {"sha256": None, "why": "it is a replay"}}, {}, "stands for no other run"),
+        ({}, {"container": "999999"}, "reused from another container"),
+    ],
+)
+def test_a_run_that_may_not_stand_for_a_call_is_told(record_of_it, call, told_of_it, copy):
+    top, called = numbers(copy)
+    copy.change_record(lambda body: body.update(record_of_it), called[5])
+
+    def reuse(body):
+        five = body["calls"][4]
+        five.update(reused=five["evidence"], call=None, attempts=None, record_sha256=None, **call)
+
+    copy.change_record(reuse, top)
+    assert told_of_it in str(told(deep(copy, top), "call"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "result", "detail"),
+    [
+        ({"resumed": "r"}, "changed", "its caller's record resumes no run"),
+        ({"run": None}, "not-checked", ", but of no run"),
+        ({"stubbed": True, "run": None}, "not-checked", ", but of no run"),
+    ],
+)
+def test_a_call_is_not_left_out_by_what_its_callers_record_says_of_it(changed, result, detail, copy):
+    top, _ = numbers(copy)
+    copy.change_record(lambda body: body["calls"][4].update(changed), top)
+    found = told(deep(copy, top), "call")
+
+    assert [(each, detail in text) for each, text in found] == [(result, True)]
+
+
 def test_records_that_call_each_other_in_a_circle_are_told_and_end(copy):
     top, called = numbers(copy)
     body = copy.record(top)
