@@ -62,6 +62,9 @@ def volatile(node: Mapping[str, Any], name: str) -> Volatile:
     """
     where = f"{name}: metadata.libsafe.volatile"
     found = (node.get("metadata", {}).get("libsafe") or {}).get("volatile") or {}
+    if isinstance(found, str) or found is True:
+        # Says why the function is not reused (`fingerprint.py`), as may the words of a list, which are no cells' ids.
+        found = []
     known = {"cells": found} if isinstance(found, list) else found
     if not isinstance(known, Mapping) or set(known) - {"cells", "patterns", "writes"}:
         raise NotebookError(

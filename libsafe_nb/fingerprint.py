@@ -1,14 +1,15 @@
 """
 What a run's outcome depends on, as one digest: equal fingerprints, equal work. Pure.
 
-    code          the author's code cells, the kernel, and how parameters reach it
+    code          the author's code cells with their tags, the kernel, and how parameters reach it
     params        as the injected cell holds them
     inputs        the container and the files that were given, in order: id, path, version and size
     environment   Python, packages, platform, image, and the variables that change results
 
 Not in it: the run, its job, user, trigger and the key under which the function is published. What a function depends on
 besides (a network, the time, metadata of files), nobody sees: its author declares it `volatile` in the notebook's
-metadata, and then it has no fingerprint. Neither has what cannot be told: see `why`.
+metadata, and then it has no fingerprint. Neither has what may differ in a replay (`comparison.py`), which is declared under
+the same name, nor what cannot be told: see `why`.
 
     "libsafe": {"volatile": ["network", "time"], "irrelevant_packages": ["jupyter*", "rich"]}
 """
@@ -82,6 +83,8 @@ class Code(Protocol):
     @property
     def code_sha256(self) -> str: ...
     @property
+    def tags(self) -> Sequence[Sequence[str]]: ...
+    @property
     def language(self) -> str: ...
     @property
     def kernel_name(self) -> str | None: ...
@@ -109,11 +112,11 @@ def of_work(
     files
         The run's files as they stand at its start, in order: `id`, `fullpath`, `version_id`, `size`.
     """
-    volatile = names_of(function.metadata, "volatile")
+    volatile = _volatile(function)
     hidden = sorted({*secrets, *_placeholders(params)})
     unversioned = next((each for each in files if not each.get("version_id")), None)
-    if volatile:
-        return Work(why=f"the function is declared volatile: {', '.join(volatile)}")
+    if volatile is not None:
+        return Work(why=volatile)
     if hidden:
         return Work(why=f"it takes secret parameters: {', '.join(hidden)}")
     if unversioned is not None:
@@ -267,11 +270,31 @@ def of_order(
     What a call asks for, as one digest: the function and the digest of its version, and its parameters and files as they were
     named. Of two of one digest within a workflow the second is told by its number.
     """
-    return _digest(["order", function, sha256, container, exact(params), list(files)])
+    return _digest(["order", function, sha256, container, exact(params), exact(list(files))])
 
 
 def _code(function: Code) -> list[Any]:
-    return [function.code_sha256, function.language, function.kernel_name or "", function.is_handler]
+    # A tag may say that a cell is skipped, or may fail.
+    tags = [sorted(each) for each in function.tags]
+    return [
+        function.code_sha256,
+        exact(tags),
+        function.language,
+        function.kernel_name or "",
+        function.is_handler,
+    ]
+
+
+def _volatile(function: Code) -> str | None:
+    """Why a function is never reused, if its author declares anything of it volatile: by words, or as replay knows it."""
+    told = function.metadata.get("volatile")
+    if told:
+        parts = tuple(sorted(map(str, told))) if isinstance(told, Mapping) else ()
+        names = ", ".join(parts or names_of(function.metadata, "volatile"))
+        return f"the function is declared volatile{': ' if names else ''}{names}"
+    if any("volatile" in each for each in function.tags):
+        return "a cell of the function is tagged volatile"
+    return None
 
 
 def _digest(value: Any) -> str:

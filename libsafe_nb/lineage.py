@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import evidence, marks, record
-from libsafe_nb.errors import LibsafeError, ObjectNotFound, PreconditionFailed
+from libsafe_nb.errors import LibsafeError, ObjectNotFound, PreconditionFailed, Unreachable
 
 if TYPE_CHECKING:
     from libsafe_nb.client import Client
@@ -33,8 +33,8 @@ NEWEST = 20
 """Earlier runs of a workflow that are looked at, the newest first."""
 ATTEMPTS = 100
 """Attempts of one call that are followed, which is more than a function may have."""
-DEEP = 20
-"""How many jobs above one are looked at; functions call each other 16 deep."""
+DEEP = 4000
+"""How many jobs above one are looked at; functions call each other 32 deep, and each attempt of a call has a job."""
 OPEN = ("QUEUED", "RUNNING")
 
 Finish = Callable[[str], None]
@@ -129,7 +129,7 @@ def _entries(storage: Storage, container: str, folder: str) -> Iterator[tuple[in
     numbered = sorted(((int(name), path) for path, name in names if name.isdecimal()), reverse=True)
     for number, path in numbered[:NEWEST]:
         body: Any = {}
-        with contextlib.suppress(ObjectNotFound, ValueError):
+        with contextlib.suppress(ObjectNotFound, ValueError, RecursionError):
             body = json.loads(storage.get(container, path))
         # Who may write to the container may have put anything there; the number is taken all the same.
         known = isinstance(body, dict) and body.get("schema") == SCHEMA
@@ -152,6 +152,8 @@ def _taken_over(
             if job["status"] in OPEN:
                 finish(entry["run"])
                 job = client.job(entry["job"])
+        except Unreachable:
+            raise
         except LibsafeError:
             # Gone, or not ours to see.
             continue
@@ -218,6 +220,8 @@ def _own(client: Client, lineage: Lineage, mark: str | None) -> bool:
             return True
         try:
             job = client.job(job).get("parent_id")
+        except Unreachable:
+            raise
         except LibsafeError:
             return False
     return False

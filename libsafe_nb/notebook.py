@@ -73,6 +73,12 @@ class FunctionNotebook:
     is_handler: bool = False
     """Made of a plain handler (`handlers.py`), which declares no parameters: it takes what it is given."""
 
+    @property
+    def tags(self) -> tuple[tuple[str, ...], ...]:
+        """Those of each of the code cells that are the author's, in order."""
+        tags = (tuple(cell.metadata.get("tags", ())) for cell in self.node.cells if cell.cell_type == "code")
+        return tuple(each for each in tags if not record.ADDED & set(each))
+
 
 def parse(source: bytes, *, name: str) -> FunctionNotebook:
     """

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import evidence, fingerprint, lineage
-from libsafe_nb.errors import Conflict, ObjectNotFound, PlatformError
+from libsafe_nb.errors import Conflict, NotFound, ObjectNotFound, PlatformError
 from libsafe_nb.functions import Functions
 from libsafe_nb.recordedcalls import ENDED
 
@@ -101,7 +101,11 @@ class Past:
     def _again(self, made: Shape, lineage_: Lineage) -> str | None:
         """Why a call of an interrupted run is asked for once more; None where it stands. One that is open is ours from now on."""
         functions = Functions(self._client())
-        found = functions.get_call(made["call"])
+        try:
+            found = functions.get_call(made["call"])
+        except NotFound:
+            # Pruned, with all that was known of it.
+            return "gone"
         if found["status"] not in ENDED:
             try:
                 functions.adopt(made["call"], self._run)
@@ -118,7 +122,9 @@ class Past:
             return None
         try:
             body = json.loads(self._storage.get(place[0], f"{place[1]}record.json"))
-        except ObjectNotFound:
+        except (ObjectNotFound, ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
             # Of what it has read nobody can tell whether it is the same.
             return "changed"
         changed = lineage.changed_by_others(self._client(), self._storage, lineage_, body)

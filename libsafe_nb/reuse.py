@@ -159,7 +159,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What is kept of a run's evidence once it was verified."""
+    """What is read of a run's evidence once it was verified."""
 
     earlier: Earlier
     surroundings: Mapping[str, Any]
@@ -188,7 +188,6 @@ class Reuse:
         self._lock = threading.Lock()
         self._functions: dict[tuple[str, str], FunctionNotebook] = {}
         self._surroundings: dict[str, Mapping[str, Any] | None] = {}
-        self._verified: dict[str, _Evidence] = {}
 
     def find(
         self,
@@ -207,6 +206,8 @@ class Reuse:
             work, surroundings, patterns = self._wanted(function, container, files, params, version)
         except (_NoneError, LibsafeError) as exc:
             return Answer(why=str(exc))
+        except Exception as exc:
+            return Answer(why=f"{function}: cannot be compared ({type(exc).__name__}: {exc})")
         wanted = work.whole(surroundings)
         why = ""
         try:
@@ -216,8 +217,8 @@ class Reuse:
                 except (_NoneError, LibsafeError) as exc:
                     # The newest's reason is told: what is older was in the same place before.
                     why = why or str(exc)
-                except (ValueError, KeyError, TypeError, AttributeError) as exc:
-                    # What is not of the shape that we write was not written by us.
+                except Exception as exc:
+                    # What is not of the shape that we write was not written by us: it may be anything, and deep or large.
                     why = why or f"{path}: cannot be read ({type(exc).__name__}: {exc})"
         except LibsafeError as exc:
             why = str(exc)
@@ -307,11 +308,7 @@ class Reuse:
         return found.earlier
 
     def _read(self, archive: Container, folder: str, hint: Mapping[str, Any]) -> _Evidence:
-        """A run's evidence, verified: once in the caller's run."""
-        with self._lock:
-            known = self._verified.get(folder)
-        if known is not None:
-            return known
+        """A run's evidence, verified. Nothing of it is kept: a workflow may reuse thousands of runs, and each is asked for once."""
         names = [path for path, _ in archive.list(folder)]
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="reuse") as pool:
             data = pool.map(archive.read, names)
@@ -321,10 +318,7 @@ class Reuse:
         for check in _checks(archive, folder, contents, int(hint["link"])):
             if check.result != "ok":
                 raise _NoneError(f"its evidence is not as it was left: {check}")
-        found = _told(f"libsafe://{archive.container}/{folder}", contents)
-        with self._lock:
-            self._verified[folder] = found
-        return found
+        return _told(f"libsafe://{archive.container}/{folder}", contents)
 
     def _in_effect(self, archive: Container, body: Mapping[str, Any]) -> None:
         """

@@ -366,7 +366,16 @@ def test_a_folder_without_one_run_s_evidence_is_bad_usage(tmp_path):
         replay.replay(str(tmp_path))
 
 
-@pytest.mark.parametrize("bad", ["x", {"cells": "a"}, {"patterns": ["("]}, {"other": []}])
+@pytest.mark.parametrize("words", ["time", ["network", "time"], True, False])
+def test_words_that_say_why_a_function_is_not_reused_excuse_nothing(words):
+    cells = [new_code_cell("print(1)", id="one"), new_code_cell("print(2)", id="two")]
+    declared = comparison.volatile({"metadata": {"libsafe": {"volatile": words}}, "cells": cells}, "f.ipynb")
+
+    assert not declared.cells & {"one", "two"}
+    assert not declared.patterns
+
+
+@pytest.mark.parametrize("bad", [3, [1], {"cells": "a"}, {"patterns": ["("]}, {"other": []}])
 def test_a_declaration_that_is_none_is_refused(bad):
     with pytest.raises(NotebookError, match=r"f.ipynb: metadata.libsafe.volatile"):
         comparison.volatile({"metadata": {"libsafe": {"volatile": bad}}, "cells": []}, "f.ipynb")

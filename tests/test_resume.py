@@ -197,8 +197,38 @@ def test_a_call_whose_record_is_gone_is_made_again(connection, functions, publis
 
     assert past._again({"call": call}, interrupted) is None
     place = connection.client.job(job)["result"]["evidence"].removeprefix(f"libsafe://{container}/")
+    for odd in (b"[]", b"{", b"[" * 100_000):
+        connection.storage.put(container, f"{place}record.json", odd)
+        assert past._again({"call": call}, interrupted) == "changed"
     connection.storage.delete(container, f"{place}record.json")
     assert past._again({"call": call}, interrupted) == "changed"
+    assert past._again({"call": "999999"}, interrupted) == "gone"
+
+
+class Jobs:
+    """A client of which only jobs are asked: each one's parent is the one before it."""
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def job(self, job):
+        if self.error is not None:
+            raise self.error
+        return {"parent_id": str(int(job) - 1) if int(job) > 1 else None}
+
+
+def test_what_was_written_far_below_a_workflow_with_many_attempts_is_its_own():
+    for job, own in (("1", True), ("0", False)):
+        assert lineage._own(Jobs(), lineage.Lineage("r", job), "3300:x") is own
+
+
+def test_a_platform_that_is_away_is_not_taken_for_a_job_that_is_gone():
+    entries = [(1, {"run": "r", "job": "1", "lineage": "r"})]
+    anew = lineage.Lineage("s", "2")
+    for error in (libsafe_nb.errors.NotFound("gone"), libsafe_nb.errors.Forbidden("not yours")):
+        assert lineage._taken_over(Jobs(error), entries, anew, lambda run: None) is anew
+    with pytest.raises(libsafe_nb.errors.Unreachable):
+        lineage._taken_over(Jobs(libsafe_nb.errors.Unreachable("away")), entries, anew, lambda run: None)
 
 
 def file_of(connection, container, path):
@@ -277,13 +307,14 @@ def test_a_chain_of_killed_runs_is_one_lineage_which_one_run_takes_over_unless_i
     assert begin(connection, container, 4)[1].runs == {}
     die(third)
     assert begin(connection, container, 5, fresh=True)[1].runs == {}
-    connection.storage.put(container, f"{lineage.FOLDER}/{'d' * 64}/000006.json", b"not ours")
+    connection.storage.put(container, f"{lineage.FOLDER}/{'d' * 64}/000006.json", b"[" * 100_000)
     assert begin(connection, container, 6)[1].name == f"run-{first}"
 
 
 def test_a_workflow_is_its_code_user_container_parameters_and_files():
     class Code:
         code_sha256, language, kernel_name, is_handler = "a" * 64, "python", "python3", False
+        tags = ((),)
 
     given = {"container": "1", "user": "1", "params": {"x": 1}, "files": [{"id": "1", "version_id": "a"}]}
     same = fingerprint.of_workflow(Code, **{**given, "files": [{"id": "1", "version_id": "b"}]})

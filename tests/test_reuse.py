@@ -7,16 +7,19 @@ import json
 from typing import ClassVar
 
 import jsonschema
+import nbformat
 import pytest
 from conftest import REQUEST, takes, write_function
 from engine_runs import wait_for
 from hypothesis import given
 from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_markdown_cell
 from test_calls import publish_to, read
 from test_record_schema import SCHEMA
 
 import libsafe_nb
-from libsafe_nb import environment, errors, fingerprint, local, reuse
+from libsafe_nb import environment, errors, fingerprint, local, record, reuse
+from libsafe_nb import notebook as notebook_
 from libsafe_nb.connection import connect
 from libsafe_nb.fingerprint import of_environment, of_work
 
@@ -30,6 +33,7 @@ def glue(name, data):
 class Code:
     code_sha256, language, kernel_name, is_handler = "a" * 64, "python", "python3", False
     metadata: ClassVar[dict] = {}
+    tags: ClassVar[list] = [[], ["parameters"]]
 
     def __init__(self, **changes):
         vars(self).update(changes)
@@ -76,6 +80,8 @@ def test_values_that_a_function_tells_apart_are_told_apart(one, other):
         {"function": Code(code_sha256="b" * 64)},
         {"function": Code(kernel_name="other")},
         {"function": Code(is_handler=True)},
+        {"function": Code(tags=[["raises-exception"], ["parameters"]])},
+        {"function": Code(tags=[["parameters"], []])},
         {"container": "2"},
         {"params": {}},
         {"files": FILES[::-1]},
@@ -93,6 +99,9 @@ def test_what_changes_the_work_changes_its_key(changes):
     ("changes", "why"),
     [
         ({"function": Code(metadata={"volatile": ["time", "network"]})}, "declared volatile: network, time"),
+        ({"function": Code(metadata={"volatile": True})}, "the function is declared volatile"),
+        ({"function": Code(metadata={"volatile": {"patterns": ["x"]}})}, "declared volatile: patterns"),
+        ({"function": Code(tags=[["volatile"]])}, "a cell of the function is tagged volatile"),
         ({"secrets": ["token"]}, "secret parameters: token"),
         ({"params": {"token": {"$secret": "token"}}}, "secret parameters: token"),
         ({"files": [{**FILES[0], "version_id": None}]}, "/a has no version"),
@@ -385,6 +394,36 @@ def test_a_run_whose_evidence_or_effects_are_not_as_it_left_them_is_not_reused(
     assert "its evidence is not as it was left: changed  provenance/chain/00000002.json" in find()
 
 
+def test_an_odd_object_in_the_place_of_a_hint_is_a_reason_to_run(publish, connection, container):
+    key = publish("print(1)")
+    seeker = reuse.Reuse(lambda: connection.client, connection.storage)
+    (at,) = {seeker._wanted(key, container, (), None, None)[0].key}
+    hint = {
+        "schema": reuse.SCHEMA,
+        "evidence": "provenance/f/x/",
+        "run": "r",
+        "record_sha256": record.digest(b""),
+    }
+    odd = (b"[" * 100_000, b"{", b"[]", b'{"evidence": 1}', record.canonical(hint)[:-1] + b', "link": 1e999}')
+    for data in odd:
+        connection.storage.put(container, f"{reuse.FOLDER}/{at}/1.json", data)
+        found = seeker.find(key, container=container, files=())
+        assert found.earlier is None
+        assert found.why
+
+
+def test_tags_of_the_authors_code_cells_are_told_whatever_else_a_notebook_holds():
+    cells = [
+        new_markdown_cell("x", metadata={"tags": ["no-code"]}),
+        new_code_cell("1", metadata={"tags": ["b", "a"]}),
+        new_code_cell("2", metadata={"tags": ["injected-parameters"]}),
+        new_code_cell("3"),
+    ]
+    text = nbformat.writes(nbformat.v4.new_notebook(cells=cells))
+
+    assert notebook_.parse(text.encode(), name="f.ipynb").tags == (("b", "a"), ())
+
+
 def test_a_call_that_cannot_be_compared_says_why_and_is_run(publish, functions, connection, container):
     storage, client = connection.storage, connection.client
     volatile = publish("print(1)", metadata={"libsafe": {"volatile": "time"}})
@@ -392,14 +431,17 @@ def test_a_call_that_cannot_be_compared_says_why_and_is_run(publish, functions, 
     other = publish(
         "x <- 1", metadata={"kernelspec": {"name": "bash", "display_name": "Bash", "language": "bash"}}
     )
+    disabled = publish("print(1)")
+    functions.update(disabled, enabled=False)
     found = {
         each: reuse.Reuse(lambda: client, storage).find(each, container=container, files=())
-        for each in (volatile, secret, other, "absent")
+        for each in (volatile, secret, other, disabled, "absent")
     }
 
-    assert [each.earlier for each in found.values()] == [None] * 4
-    assert [each.fingerprint for each in found.values()] == [None] * 4
+    assert [each.earlier for each in found.values()] == [None] * 5
+    assert [each.fingerprint for each in found.values()] == [None] * 5
     assert found[volatile].why == "the function is declared volatile: time"
     assert found[secret].why == "it takes secret parameters: token"
     assert "environment" in found[other].why
+    assert "is disabled" in found[disabled].why
     assert "no function 'absent'" in found["absent"].why

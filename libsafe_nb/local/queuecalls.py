@@ -95,6 +95,8 @@ def call_preview(ask: Ask) -> dict[str, Any]:
     function's trigger, and `files` in order with their versions, as the rows know them.
     """
     function, fields = functions.asked(ask), ask.fields()
+    if not function["enabled"]:
+        raise Problem(409, f"function {function['key']} is disabled")
     container = ask.container(number(fields.get("container_id"), name="container_id"))["id"]
     version = fields.get("version")
     wanted = function["version"] if version is None else number(version, name="version")
