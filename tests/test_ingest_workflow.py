@@ -138,15 +138,18 @@ def test_the_graph_tells_what_was_called_and_after_what(first, platform):
     assert summary == {each["evidence"]: "completed" for _, each in found}
 
 
-def test_again_nothing_is_done_twice(first, second, platform, place):
+def test_again_only_the_report_is_done_twice(first, second, platform, place):
     before, after = (calls(platform, each.run["evidence"]) for each in (first, second))
 
     assert second.status == "COMPLETED"
     assert second.scraps == first.scraps
-    assert [(each["reused"], each["evidence"]) for _, each in after] == [
-        (True, each["evidence"]) for _, each in before
-    ]
-    assert all(each["reused"] for _, each in after)
+    told = dict(before)
+    assert {name: each["reused"] for name, each in after} == {
+        # It reads metadata, which nobody compares.
+        name: name != "container_report"
+        for name in STEPS
+    }
+    assert all(each["evidence"] == told[name]["evidence"] for name, each in after if each["reused"])
     assert {name for name, _ in after} == set(STEPS)
 
 
