@@ -26,7 +26,7 @@ from libsafe_nb.recordcheck import parsed
 if TYPE_CHECKING:
     from libsafe_nb.settings import Settings
 
-DEPTH, NODES = 32, 20_000
+DEPTH, NODES = 64, 20_000
 """Calls of calls that are followed, and how many runs are told in all."""
 
 
