@@ -313,7 +313,8 @@ def call(
         from libsafe_nb.children import refuse_keys
         from libsafe_nb.interactive.payload import for_call
 
-        connection, where, secrets = for_call(_id(container))
+        asking, where, secrets = for_call(_id(container))
+        connection = _kept_open(asking)
         refuse_keys(secrets, name, params if not order["scraps"] else order["params"])
         made = _of_process(connection).make(
             lambda: connection.client, function=name, container=where, **order
@@ -509,6 +510,19 @@ _lock = threading.Lock()
 _ours: dict[tuple[int, str], Children] = {}
 """By process and platform: a forked process looks after its own."""
 _latest: list[Connection] = []
+_kept: dict[tuple[int, str, str, str], Connection] = {}
+"""By process, platform, user's key and job: a call needs it as long as it goes on, and a session may make thousands."""
+
+
+def _kept_open(connection: Connection) -> Connection:
+    """One that is open to the same platform in the same name, or this one."""
+    settings = connection.settings
+    who = (os.getpid(), str(settings.url), str(settings.key_user), str(connection.client.own_job))
+    with _lock:
+        kept = _kept.setdefault(who, connection)
+    if kept is not connection:
+        connection.close()
+    return kept
 
 
 def _of_process(connection: Connection | None = None) -> Children:

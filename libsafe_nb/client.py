@@ -92,7 +92,7 @@ class Client:
                 f"the API key for {url}: expected printable ASCII without spaces, found something else"
             )
         self.url = normalise_url(url)
-        self._job = job
+        self.own_job = job
         self._transport = Transport(self.url, key, timeout=timeout, budget=budget)
 
     @classmethod
@@ -187,7 +187,7 @@ class Client:
 
     def _whose(self) -> dict[str, str]:
         """What every request says of whose it is."""
-        return {JOB_HEADER: self._job} if self._job else {}
+        return {JOB_HEADER: self.own_job} if self.own_job else {}
 
     def _envelope(
         self,

@@ -170,8 +170,8 @@ class Holding:
         if not waiting:
             try:
                 found = held.start()
-            except LibsafeError as exc:
-                if not _is_full(exc):
+            except BaseException as exc:
+                if not (isinstance(exc, LibsafeError) and _is_full(exc)):
                     with self._changed:
                         held.found = {**held.found, "status": "refused"}
                         self._leave(held)
@@ -265,7 +265,7 @@ class Holding:
         except (Unreachable, StorageUnreachable):
             self._put_off(held)
             return False
-        except LibsafeError as exc:
+        except Exception as exc:
             error = {"type": type(exc).__name__, "message": str(exc), "cell_id": None}
             found = {"status": "refused", "error": error}
             self._tell(held, found)
@@ -346,13 +346,12 @@ class Holding:
                     held = self.of_call(call)
                     if held is not None:
                         self.end(held, found)
+                self._try_again(pause=not calls)
             except Exception:
                 # Whatever it is, and be it a fault of ours: those who wait for an end are not left alone.
                 self._closing.wait(AGAIN)
-                continue
             finally:
                 self._question = None
-            self._try_again(pause=not calls)
 
     def _try_again(self, *, pause: bool) -> None:
         with self._changed:

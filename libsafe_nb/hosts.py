@@ -110,7 +110,14 @@ class Hosts:
         assert self._own is not None
         platform = self._own.platform_file
         host = Host(self._own, self._job, f"{self._group}/", self._workers or 1, platform, self._say)
-        host.serve(self._ended)
+        while not self._ended.is_set():
+            try:
+                host.serve(self._ended)
+                return
+            except OSError as exc:
+                # The disk is full, or no descriptor is left: the calls are this run's own, and nobody else runs them.
+                self._say(f"nothing runs the calls: {exc}")
+                self._ended.wait(10 * AGAIN)
 
     def _on_a_cluster(self) -> None:
         """A host for each of the cluster's workers, started again when its worker was lost."""

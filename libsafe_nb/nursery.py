@@ -49,7 +49,13 @@ def main(line: socket.socket, lifeline: int) -> None:
         if not data:
             return
         asked = json.loads(data)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            # No process or memory is left: those that are there go on.
+            traceback.print_exc()
+            _tell(line, {"worker": asked["worker"], "code": 1})
+            continue
         if pid == 0:
             signal.set_wakeup_fd(-1)
             line.close()

@@ -94,12 +94,22 @@ def taken(params: Mapping[str, Any]) -> tuple[Shape, list[Shape]]:
         if len(at) > DEEPEST:
             raise UsageError(f"params: expected at most {DEEPEST} levels, got more")
         if isinstance(value, Mapping):
+            _refuse_other_names(value, at)
             return {name: walk(each, (*at, name)) for name, each in value.items()}
         if isinstance(value, (list, tuple)):
             return [walk(each, (*at, index)) for index, each in enumerate(value)]
         return value
 
+    _refuse_other_names(params, ())
     return {name: walk(value, (name,)) for name, value in params.items()}, places
+
+
+def _refuse_other_names(value: Mapping[Any, Any], at: tuple[str | int, ...]) -> None:
+    """JSON would make text of them, and a scrap would not be found again."""
+    for name in value:
+        if not isinstance(name, str):
+            where = f"params: {_way(at)}" if at else "params"
+            raise UsageError(f"{where}: expected names as text, got {name!r}, {type(name).__name__}")
 
 
 def filled(params: Mapping[str, Any], places: Iterable[Mapping[str, Any]], values: Sequence[Any]) -> Shape:

@@ -5,6 +5,7 @@ import json
 import pickle
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from conftest import REQUEST, takes, write_function
@@ -278,6 +279,10 @@ def test_outside_a_run_this_process_holds_back(place, platform, monkeypatch):
     assert pickle.loads(pickle.dumps(one)).result(5).status == "completed"
     again = libsafe_nb.call(keys["write"], params={"name": "mine"}, container=container, reuse="unchanged")
     assert (again.id, again.result(5)) == (None, dataclasses.replace(one.result(), call=None))
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(8):
+        libsafe_nb.call(keys["count"], container=container).cancel()
+    assert len(list(Path("/proc/self/fd").iterdir())) < opened + 4
     with pytest.raises(errors.UsageError, match="unknown parameter"):
         libsafe_nb.call(keys["fail"], params={"y": 1}, after=one, container=container)
     with pytest.raises(errors.NotFound, match="there is no function 'absent'"):
@@ -297,6 +302,8 @@ def test_outside_a_run_this_process_holds_back(place, platform, monkeypatch):
             "params: expected at most 1,048,576 bytes as JSON, got 1,048,585",
         ),
         ({"params": {"x": references.Outputs("k")}}, "a call's outputs are files"),
+        ({"params": {"m": {1: 2}}}, "params: m: expected names as text, got 1, int"),
+        ({"params": {None: 2}}, "params: expected names as text, got None, NoneType"),
         ({"params": {"x": [references.Scraps("k")]}}, "params: x.0: expected one scrap, by its name"),
         ({"after": ["k"]}, "after: expected calls, got str"),
         ({"timeout": 0}, "timeout: expected a number from 0.001"),
@@ -463,6 +470,24 @@ def test_what_finds_the_queue_full_is_made_later_in_its_order(monkeypatch):
     assert [each.found["status"] for each in calls] == ["held"] * 3
     wait_for(lambda: queue.made == ["a", "b", "c"], 5)
     kept.close()
+
+
+@pytest.mark.parametrize("fault", [ValueError("odd"), RecursionError()])
+def test_a_fault_of_ours_while_a_call_is_made_leaves_none_that_never_ends(queue, fault):
+    def start():
+        raise fault
+
+    queue.kept = kept = queue.holding()
+    first = queue.held("a")
+    kept.add(first)
+    held = dataclasses.replace(queue.held("b", "a"), start=start)
+    kept.add(held)
+    with pytest.raises(type(fault)):
+        kept.add(dataclasses.replace(queue.held("c"), start=start))
+    queue.ends["a"] = "completed"
+
+    assert kept.wait_for_all(20, lambda: False)
+    assert (held.found["status"], held.found["error"]["type"]) == ("refused", type(fault).__name__)
 
 
 def test_a_call_that_is_cancelled_by_its_author_stops_nothing(queue):

@@ -205,3 +205,24 @@ def test_what_a_lost_machine_was_at_is_run_by_another_when_its_lease_has_ended(
         another.work()
     assert (only(functions, key)["status"], only(functions, key)["attempts"]) == ("completed", 2)
     connection.client.update_job(job, status="COMPLETED")
+
+
+NO_ROOM = """
+import json, os, socket, sys
+from libsafe_nb import nursery
+def fork(): raise BlockingIOError(11, "no process is left")
+os.fork = fork
+line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+for number in (1, 2):
+    line.send(json.dumps({"worker": number, "arguments": []}).encode())
+line.shutdown(socket.SHUT_WR)
+nursery.main(theirs, 0)
+print(line.recv(4096).decode(), line.recv(4096).decode())
+"""
+
+
+def test_a_worker_that_cannot_be_forked_ends_no_other():
+    done = subprocess.run([sys.executable, "-c", NO_ROOM], capture_output=True, text=True, check=True)
+
+    assert done.stdout == '{"worker": 1, "code": 1} {"worker": 2, "code": 1}\n'
+    assert "no process is left" in done.stderr

@@ -89,7 +89,7 @@ def errors(connection, job):
 # What comes of a delivery -----------------------------------------------------------------------------------------------
 
 
-def test_a_delivery_is_taken_in_by_one_command(first, place):
+def a_delivery_is_taken_in_by_one_command(first, place):
     assert first.status == "COMPLETED"
     assert first.scraps == {
         "files": 12,
@@ -112,7 +112,7 @@ def test_a_delivery_is_taken_in_by_one_command(first, place):
     assert len(first.rows("/reports/links.csv")) == 8
 
 
-def test_only_what_needs_it_is_normalised(first, place):
+def only_what_needs_it_is_normalised(first, place):
     copies = [path.removeprefix("/preservation") for path in place.files if path.startswith("/preservation/")]
 
     assert copies == [
@@ -123,12 +123,12 @@ def test_only_what_needs_it_is_normalised(first, place):
     ]
 
 
-def test_personal_data_is_reported_and_fails_nothing(first):
+def personal_data_is_reported_and_fails_nothing(first):
     first.says("WARNING", "", "personal data was found: 1 DNI, 1 IBAN")
     assert {row["file"] for row in first.rows("/reports/personal-data.csv")} == {"/people/members.txt"}
 
 
-def test_the_graph_tells_what_was_called_and_after_what(first, platform):
+def the_graph_tells_what_was_called_and_after_what(first, platform):
     found = calls(platform, first.run["evidence"])
 
     assert {name: each["status"] for name, each in found} == dict.fromkeys(STEPS, "completed")
@@ -138,7 +138,7 @@ def test_the_graph_tells_what_was_called_and_after_what(first, platform):
     assert summary == {each["evidence"]: "completed" for _, each in found}
 
 
-def test_again_only_the_report_is_done_twice(first, second, platform, place):
+def again_only_the_report_is_done_twice(first, second, platform, place):
     before, after = (calls(platform, each.run["evidence"]) for each in (first, second))
 
     assert second.status == "COMPLETED"
@@ -153,18 +153,29 @@ def test_again_only_the_report_is_done_twice(first, second, platform, place):
     assert {name for name, _ in after} == set(STEPS)
 
 
-def test_all_of_it_is_verified(second, platform):
+def all_of_it_is_verified(second, platform):
     found = libsafe_nb.verify(second.run["evidence"], deep=True, settings=platform.settings)
 
     assert (found.exit_code, found.checks, found.nodes) == (0, (), {"ok": 7})
 
 
-def test_both_are_valid_provenance_run_crates(first, second, copy, request):
+def both_are_valid_provenance_run_crates(first, second, copy, request):
     for each in (first, second):
         folder = copy.root / each.run["evidence"].split("/", 3)[3]
 
         assert request.getfixturevalue("problems")(folder, "provenance-run-crate") == []
         assert read_back(folder)["main"] == "executed.ipynb"
+
+
+def test_a_delivery_is_taken_in_once_and_again(copy, first, place, platform, request, second):
+    """One test, as tests that run side by side would each take in a delivery of their own first."""
+    a_delivery_is_taken_in_by_one_command(first, place)
+    only_what_needs_it_is_normalised(first, place)
+    personal_data_is_reported_and_fails_nothing(first)
+    the_graph_tells_what_was_called_and_after_what(first, platform)
+    again_only_the_report_is_done_twice(first, second, platform, place)
+    all_of_it_is_verified(second, platform)
+    both_are_valid_provenance_run_crates(first, second, copy, request)
 
 
 # Other ways ---------------------------------------------------------------------------------------------------------------
@@ -184,6 +195,7 @@ def left(place):
     return kept
 
 
+@pytest.mark.slow
 def test_on_processes_of_its_own_the_same_comes_out(first, place, platform, connection):
     other = new_place(connection)
     folders = [

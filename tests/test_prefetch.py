@@ -270,7 +270,7 @@ def test_what_a_called_function_writes_is_what_is_read(loop, gets, container, co
         thread = threading.Thread(target=write)
         thread.start()
         thread.join()
-        return {"call": "1", "job": "2", "container": container}
+        return {"key": "r/call-1", "call": "1", "job": "2", "container": container}
 
     monkeypatch.setattr(calls, "_knock", knock)
     monkeypatch.setenv(door.VARIABLE, "/none")

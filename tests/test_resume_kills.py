@@ -24,7 +24,7 @@ from conftest import REQUEST, takes, write_function
 from test_run import command_environment
 
 import libsafe_nb
-from libsafe_nb import local, publishing
+from libsafe_nb import local, publishing, recover
 from libsafe_nb.connection import connect
 from libsafe_nb.functions import Functions
 from libsafe_nb.journal import read_lines
@@ -88,6 +88,13 @@ class Workflow:
             if made:
                 found[name] = made[0]
         return found
+
+    def completed(self):
+        """Whether nothing but its evidence or its end was missing of the latest run, which a recovery makes up for."""
+        list(recover.recover(settings=self.settings, lost=False))
+        jobs = connect(settings=self.settings).client.jobs(container=self.container)
+        latest = max((each for each in jobs if not each.get("call_id")), key=lambda each: int(each["id"]))
+        return latest["status"] == "COMPLETED"
 
     def kernels(self):
         """Those of the platform's workers."""
@@ -154,7 +161,7 @@ def test_a_workflow_that_is_killed_completes_when_it_is_run_again(count, workflo
         code, told = ends(process)
         done = {name: each for name, each in workflow.calls().items() if each["status"] == "completed"}
         codes[victim, code] += 1
-        if code != 0:
+        if code != 0 and not workflow.completed():
             again, told = ends(workflow.start(number))
             assert again == 0, (victim, code, told)
         check(workflow, number, done)

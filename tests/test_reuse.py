@@ -267,9 +267,7 @@ def served(home, packages, tmp_path_factory):
         yield served
 
 
-@pytest.mark.parametrize(
-    "count", [12, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
-)
+@pytest.mark.parametrize("count", [6, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_only_what_depends_on_a_change_runs_again(count, served, packages, tmp_path):
     flow = Flow(served.settings, packages, tmp_path, count)
     everything = list(range(1, count + 4))
@@ -289,11 +287,11 @@ def test_only_what_depends_on_a_change_runs_again(count, served, packages, tmp_p
         child = json.loads(read(flow.connection, now["evidence"]))
         assert child["fingerprint"]["sha256"] == now["fingerprint"]
     jsonschema.Draft202012Validator(SCHEMA).validate(flow.record)
-    flow.put(7, "another text\n")
-    assert flow.ran() == [8, joined, last]
-    flow.put(7, "ANOTHER text\n")
+    flow.put(5, "another text\n")
+    assert flow.ran() == [6, joined, last]
+    flow.put(5, "ANOTHER text\n")
     # What it makes of it is the same.
-    assert flow.ran() == [8]
+    assert flow.ran() == [6]
     flow.keys["join"] = flow.publish("join", JOIN + "print('new')")
     assert flow.ran() == [joined]
     flow.keys["join"] = flow.publish("join", JOIN.replace('["to"], text)', '["to"], text + "joined")'))

@@ -70,8 +70,8 @@ def test_of_each_file_a_run_keeps_what_its_record_tells(connection, container):
     payload = Payload.manual(container=container).replace(file_ids=[file["id"]])
 
     by_id, by_path = (
-        plan.find_files(connection, payload, [], []),
-        plan.find_files(connection, Payload.manual(container=container), ["/a.txt"], []),
+        plan.find_files(connection, payload, [], {}),
+        plan.find_files(connection, Payload.manual(container=container), ["/a.txt"], {}),
     )
 
     assert by_id == by_path == [{"id": file["id"], "fullpath": "/a.txt", "size": 5, "version_id": None}]

@@ -365,9 +365,8 @@ def test_a_clock_survives_a_real_restart_catches_up_once_and_runs_its_function(t
         assert call["trigger"] == {"id": trigger["id"], "type": "day", "regex": ""}
         told = told_by(connection, call["job_id"])["function_data"]
         assert (told["trigger"], told["files"]) == (call["trigger"], {"ids": [], "paths": []})
-        # Journals and what workers have at hand went with the runs.
-        for left in ("runs", "work"):
-            wait_for(lambda left=left: not any((root / left).iterdir()), 10)
+        # Journals went with the runs.
+        wait_for(lambda: not any((root / "runs").iterdir()), 10)
 
 
 @pytest.mark.slow

@@ -537,7 +537,10 @@ def again(db: Database, call: sqlite3.Row, not_before: float, error: str | None 
 def requeue(db: Database, call: sqlite3.Row, at: float) -> None:
     """A call that has ended, once more, with all its attempts."""
     again(db, call, at)
-    db.execute("UPDATE call SET attempts = 0 WHERE id = ?", (call["id"],))
+    # The run whose workers were to run it may have ended.
+    db.execute(
+        "UPDATE call SET attempts = 0, pool = ? WHERE id = ?", (pool_of(db, call["root_job"]), call["id"])
+    )
 
 
 def _end(db: Database, call: sqlite3.Row, status: str, error: str | None) -> None:

@@ -69,5 +69,8 @@ def child(db, parent, function, **more):
 
 def claims(db, count=20):
     """What so many workers get, each of which goes on."""
-    found = (queue.claim(db, f"w{n}-{db.one('SELECT count(*) FROM call')[0]}", 60, 0.0) for n in range(count))
+    found = (
+        queue.claim(db, queue.Claimer(f"w{n}-{db.one('SELECT count(*) FROM call')[0]}"), 60, 0.0)
+        for n in range(count)
+    )
     return [each["id"] for each in found if each]

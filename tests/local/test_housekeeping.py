@@ -150,13 +150,13 @@ def test_no_look_reads_all_events_or_all_calls(db, function):
     db.connection.set_trace_callback(said.add)
     firing.gather(db, 0.0)
     schedule.fire_due(db, AT)
-    queue.work_waits(db, AT)
-    queue.claim(db, "w", 60, AT)
+    queue.work_waits(db, queue.Claimer("w"), AT)
+    queue.claim(db, queue.Claimer("w"), 60, AT)
     asked = queue.make(db, order(made, parent_job=queue.find(db, call)["job_id"]))
     db.set_fact(queue.PAUSED, "1")
-    queue.work_waits(db, AT)
+    queue.work_waits(db, queue.Claimer("w"), AT)
     queue.disabled(db, db.one("SELECT * FROM function WHERE id = ?", (made,)), AT)
-    queue.worker_died(db, 7)
+    queue.worker_died(db, "w")
     firing.gather(db, AT * 2)
     pruning.prune_calls(db, AT)
     db.connection.set_trace_callback(None)
@@ -198,7 +198,7 @@ def test_the_counts_are_true_whatever_happens(db, function):
     true()
     assert firing.gather(db, at + 6) == 2
     true()
-    first = queue.claim(db, "w", 60, AT)
+    first = queue.claim(db, queue.Claimer("w"), 60, AT)
     true()
     queue.end_job(db, first["job_id"], "FAILED", "errored", "x", AT)
     true()
@@ -297,8 +297,12 @@ def test_a_step_that_fails_keeps_none_of_the_others(db, function, root, monkeypa
 
 def test_workers_that_cannot_start_are_told_of_and_come_less_and_less_often(db, function, root, monkeypatch):
     """An environment that is broken: the worker's own import fails."""
-    for name, value in (("QUICK_DEATH", 5.0), ("LONGEST_WAIT", 0.4), ("TICK", 0.02)):
-        monkeypatch.setattr(f"libsafe_nb.local.workers.{name}", value)
+    for name, value in (
+        ("hiring.QUICK_DEATH", 5.0),
+        ("hiring.LONGEST_WAIT", 0.4),
+        ("local.workers.TICK", 0.02),
+    ):
+        monkeypatch.setattr(f"libsafe_nb.{name}", value)
     (root.path / "broken" / "libsafe_nb").mkdir(parents=True)
     (root.path / "broken" / "libsafe_nb" / "__init__.py").write_text("raise ImportError('no such thing')")
     monkeypatch.setenv("PYTHONPATH", str(root.path / "broken"))
@@ -322,13 +326,13 @@ def test_workers_that_cannot_start_are_told_of_and_come_less_and_less_often(db, 
 def test_a_machine_without_room_for_a_process_keeps_the_platform_and_what_waits(
     db, function, root, monkeypatch
 ):
-    for name, value in (("QUICK_DEATH", 0.2), ("TICK", 0.02)):
-        monkeypatch.setattr(f"libsafe_nb.local.workers.{name}", value)
+    for name, value in (("hiring.QUICK_DEATH", 0.2), ("local.workers.TICK", 0.02)):
+        monkeypatch.setattr(f"libsafe_nb.{name}", value)
 
     def none(*_, **__):
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr("libsafe_nb.local.workers.subprocess.Popen", none)
+    monkeypatch.setattr("libsafe_nb.hiring.subprocess.Popen", none)
     made = function()
     queue.make(db, order(made))
     trouble = {}

@@ -39,18 +39,31 @@ def test_a_root_of_the_version_before_is_brought_to_this_one_with_its_rows(tmp_p
         assert [tuple(each)[: len(row)] for each, row in zip(found, rows, strict=True)] == rows
     assert database.all("PRAGMA foreign_key_check") == []
     made = queue.make(database, order(new_function(database)))
-    assert queue.claim(database, "w", 60, 3.0)["id"] == made
+    assert queue.claim(database, queue.Claimer("w"), 60, 3.0)["id"] == made
     database.close()
+
+
+def test_what_is_queued_again_is_run_by_whoever_is_there(db, function):
+    """The workers of its workflow may have ended with it."""
+    root = queue.find(db, queue.make(db, order(function())))["job_id"]
+    db.execute("UPDATE job SET hosts = 'own', status = 'RUNNING' WHERE id = ?", (root,))
+    call = queue.make(db, order(function(key="g"), parent_job=root, root_job=root))
+    assert queue.find(db, call)["pool"] == root
+    end(db, call, "FAILED", {"status": "failed"})
+    db.execute("UPDATE job SET status = 'COMPLETED' WHERE id = ?", (root,))
+    queue.requeue(db, queue.find(db, call), 0.0)
+
+    assert (queue.find(db, call)["pool"], status(db, call)) == (0, "queued")
 
 
 def test_a_call_has_a_job_and_ends_with_it(db, function):
     call = queue.make(db, order(function()))
-    claimed = queue.claim(db, "w", 60, 100.0)
+    claimed = queue.claim(db, queue.Claimer("w"), 60, 100.0)
     end(db, call, "COMPLETED")
 
     assert (claimed["id"], claimed["attempts"], claimed["ran"]) == (call, 1, 1)
     assert status(db, call) == "completed"
-    assert queue.claim(db, "w", 60, 101.0) is None
+    assert queue.claim(db, queue.Claimer("w"), 60, 101.0) is None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +78,7 @@ def test_a_call_has_a_job_and_ends_with_it(db, function):
 )
 def test_only_what_could_not_be_executed_is_tried_again(db, function, job, result, expected):
     call = queue.make(db, order(function()))
-    queue.claim(db, "w", 60, 0.0)
+    queue.claim(db, queue.Claimer("w"), 60, 0.0)
     end(db, call, job, result)
 
     assert status(db, call) == expected
@@ -75,34 +88,34 @@ def test_attempts_come_later_and_later_with_jobs_of_their_own_and_then_it_is_dea
     call = queue.make(db, order(function(attempts=3, backoff=10)))
     jobs = set()
     for at, next_at in ((0.0, 10.0), (10.0, 30.0), (30.0, None)):
-        claimed = queue.claim(db, "w", 60, at)
+        claimed = queue.claim(db, queue.Claimer("w"), 60, at)
         jobs.add(claimed["job_id"])
         end(db, call, "FAILED", ERRORED, at=at)
         if next_at is not None:
-            assert queue.claim(db, "w", 60, next_at - 0.1) is None
+            assert queue.claim(db, queue.Claimer("w"), 60, next_at - 0.1) is None
 
     assert len(jobs) == 3
     assert status(db, call) == "dead"
     assert queue.find(db, call)["error"] == "KernelDied: it died"
     queue.requeue(db, queue.find(db, call), 40.0)
-    assert queue.claim(db, "w", 60, 40.0)["attempts"] == 1
+    assert queue.claim(db, queue.Claimer("w"), 60, 40.0)["attempts"] == 1
 
 
 def test_a_worker_that_dies_before_the_run_began_is_one_attempt_and_no_more_are_counted_than_allowed(
     db, function
 ):
     call = queue.make(db, order(function(attempts=2, backoff=0)))
-    queue.claim(db, "a", 1, 0.0)
-    taken_up = queue.claim(db, "b", 1, 2.0)
+    queue.claim(db, queue.Claimer("a"), 1, 0.0)
+    taken_up = queue.claim(db, queue.Claimer("b"), 1, 2.0)
     assert (taken_up["status"], taken_up["attempts"]) == ("running", 2)
-    assert queue.claim(db, "c", 1, 4.0) is None
+    assert queue.claim(db, queue.Claimer("c"), 1, 4.0) is None
     found = queue.find(db, call)
     assert (found["status"], found["attempts"]) == ("dead", 2)
 
 
 def test_the_end_of_an_earlier_attempts_job_changes_nothing(db, function):
     call = queue.make(db, order(function()))
-    first = queue.claim(db, "w", 60, 0.0)["job_id"]
+    first = queue.claim(db, queue.Claimer("w"), 60, 0.0)["job_id"]
     end(db, call, "FAILED", ERRORED)
     queue.job_ended(db, first, 1.0)
 
@@ -112,11 +125,11 @@ def test_the_end_of_an_earlier_attempts_job_changes_nothing(db, function):
 
 def test_a_lost_answer_is_given_again_and_an_ended_lease_to_another(db, function):
     call = queue.make(db, order(function()))
-    queue.claim(db, "w", 60, 0.0)
+    queue.claim(db, queue.Claimer("w"), 60, 0.0)
 
-    assert queue.claim(db, "w", 60, 1.0)["id"] == call
-    assert queue.claim(db, "x", 60, 60.0) is None
-    assert queue.claim(db, "x", 60, 61.5)["id"] == call
+    assert queue.claim(db, queue.Claimer("w"), 60, 1.0)["id"] == call
+    assert queue.claim(db, queue.Claimer("x"), 60, 60.0) is None
+    assert queue.claim(db, queue.Claimer("x"), 60, 61.5)["id"] == call
     assert not queue.renew(db, queue.find(db, call), "w", 60, 62.0)
     assert queue.renew(db, queue.find(db, call), "x", 60, 62.0)
 
@@ -124,7 +137,7 @@ def test_a_lost_answer_is_given_again_and_an_ended_lease_to_another(db, function
 def test_a_call_that_kills_its_workers_before_it_begins_is_given_up(db, function):
     call = queue.make(db, order(function(attempts=2, backoff=0)))
     for at in (0.0, 10.0, 20.0):
-        queue.claim(db, f"w{at}", 5, at)
+        queue.claim(db, queue.Claimer(f"w{at}"), 5, at)
 
     assert status(db, call) == "dead"
 
@@ -132,10 +145,10 @@ def test_a_call_that_kills_its_workers_before_it_begins_is_given_up(db, function
 def test_what_the_platforms_own_end_broke_off_does_not_count(db, function):
     call = queue.make(db, order(function(attempts=1, backoff=1000)))
     for at in (0.0, 1.0, 2.0):
-        job = queue.claim(db, "w", 60, at)["job_id"]
+        job = queue.claim(db, queue.Claimer("w"), 60, at)["job_id"]
         db.execute("UPDATE job SET status = 'RUNNING' WHERE id = ?", (job,))
         queue.abandon_leases(db)
-        queue.claim(db, "next", 60, at)
+        queue.claim(db, queue.Claimer("next"), 60, at)
         end(db, call, "FAILED", ERRORED, at=at)
         assert status(db, call) == "queued"
         assert queue.find(db, call)["not_before"] <= at
@@ -147,14 +160,14 @@ def test_priority_comes_first_then_age(db, function):
     urgent = queue.make(db, order(other, priority=5))
     last = queue.make(db, order(one))
 
-    assert [queue.claim(db, f"w{n}", 60, 0.0)["id"] for n in range(3)] == [urgent, late, last]
+    assert [queue.claim(db, queue.Claimer(f"w{n}"), 60, 0.0)["id"] for n in range(3)] == [urgent, late, last]
 
 
 def test_no_more_run_at_once_than_function_and_container_allow(db, function):
     narrow, wide = function("narrow", concurrency=1), function("wide", container_concurrency=3)
     for made in (narrow, narrow, wide, wide, wide):
         queue.make(db, order(made))
-    claimed = [queue.claim(db, f"w{n}", 60, 0.0) for n in range(5)]
+    claimed = [queue.claim(db, queue.Claimer(f"w{n}"), 60, 0.0) for n in range(5)]
 
     assert [each["function_id"] for each in claimed if each] == [narrow, wide, wide]
 
@@ -169,11 +182,11 @@ def test_what_is_paused_or_disabled_waits(db, function, how):
         change = "paused = 1" if how == "function paused" else "enabled = 0"
         db.execute(f"UPDATE function SET {change}")
 
-    assert queue.claim(db, "w", 60, 0.0) is None
-    assert not queue.work_waits(db, 0.0)
+    assert queue.claim(db, queue.Claimer("w"), 60, 0.0) is None
+    assert not queue.work_waits(db, queue.Claimer("w"), 0.0)
     db.set_fact(queue.PAUSED, "")
     db.execute("UPDATE function SET paused = 0, enabled = 1")
-    assert queue.claim(db, "w", 60, 0.0)["id"] == call
+    assert queue.claim(db, queue.Claimer("w"), 60, 0.0)["id"] == call
 
 
 def test_a_clock_fires_once_for_all_that_it_missed_and_not_while_one_waits(db, function):
@@ -185,7 +198,7 @@ def test_a_clock_fires_once_for_all_that_it_missed_and_not_while_one_waits(db, f
     assert schedule.fire_due(db, day + 7200) == 1
     assert schedule.fire_due(db, day + 7200) == 0
     assert schedule.fire_due(db, day + 7261) == 0
-    queue.claim(db, "w", 60, day + 7261)
+    queue.claim(db, queue.Claimer("w"), 60, day + 7261)
     assert schedule.fire_due(db, day + 7321) == 1
     assert db.one("SELECT next_due FROM function_trigger")[0] == day + 7380
 
@@ -251,12 +264,12 @@ def test_a_job_does_not_start_its_own_function_and_a_loop_of_two_is_stopped_and_
     file = new_file(db, "a")
 
     queue.make(db, order(one))
-    first = queue.claim(db, "w", 60, 0.0)["job_id"]
+    first = queue.claim(db, queue.Claimer("w"), 60, 0.0)["job_id"]
     fire(db, file, "file_updated", first)
     [event] = db.all("SELECT * FROM event")
     assert json.loads(event["ancestors"]) == [one]
     firing.gather(db, event["at"] + 10)
-    second = queue.claim(db, "x", 60, 0.0)
+    second = queue.claim(db, queue.Claimer("x"), 60, 0.0)
     assert second["function_id"] == two
     for _ in range(2):
         fire(db, file, "file_updated", second["job_id"])
@@ -277,24 +290,24 @@ def renewed(db, call, owner, at, job=None):
 
 def test_a_worker_that_was_stopped_for_longer_than_its_lease_goes_on_and_no_second_run_begins(db, function):
     call = queue.make(db, order(function()))
-    job = queue.claim(db, "stopped", 60, 0.0)["job_id"]
+    job = queue.claim(db, queue.Claimer("stopped"), 60, 0.0)["job_id"]
     begun(db, call)
     # Another finds the job running, and lets go.
-    assert queue.claim(db, "other", 60, 100.0)["job_id"] == job
+    assert queue.claim(db, queue.Claimer("other"), 60, 100.0)["job_id"] == job
     assert renewed(db, call, "stopped", 100.5, job)
     assert queue.find(db, call)["lease_owner"] == "other"
     queue.let_go(db, queue.find(db, call), 102.0)
 
     assert renewed(db, call, "stopped", 101.0, job)
     assert queue.find(db, call)["lease_owner"] == "stopped"
-    assert queue.claim(db, "other", 60, 103.0) is None
+    assert queue.claim(db, queue.Claimer("other"), 60, 103.0) is None
     assert queue.find(db, call)["attempts"] == 1
 
 
 def test_a_worker_that_was_stopped_before_its_run_began_leaves_it_to_the_other(db, function):
     call = queue.make(db, order(function()))
-    job = queue.claim(db, "stopped", 60, 0.0)["job_id"]
-    queue.claim(db, "other", 60, 100.0)
+    job = queue.claim(db, queue.Claimer("stopped"), 60, 0.0)["job_id"]
+    queue.claim(db, queue.Claimer("other"), 60, 100.0)
 
     assert not renewed(db, call, "stopped", 101.0, job)
     assert renewed(db, call, "other", 101.0, job)
@@ -302,12 +315,12 @@ def test_a_worker_that_was_stopped_before_its_run_began_leaves_it_to_the_other(d
 
 def test_a_worker_whose_run_was_finished_by_another_does_not_go_on(db, function):
     call = queue.make(db, order(function(backoff=0)))
-    job = queue.claim(db, "stopped", 60, 0.0)["job_id"]
+    job = queue.claim(db, queue.Claimer("stopped"), 60, 0.0)["job_id"]
     begun(db, call)
-    queue.claim(db, "other", 60, 100.0)
+    queue.claim(db, queue.Claimer("other"), 60, 100.0)
     end(db, call, "FAILED", ERRORED, at=101.0)
     assert not renewed(db, call, "stopped", 102.0, job)
-    again = queue.claim(db, "other", 60, 103.0)
+    again = queue.claim(db, queue.Claimer("other"), 60, 103.0)
     begun(db, call)
 
     assert again["job_id"] != job
@@ -317,12 +330,12 @@ def test_a_worker_whose_run_was_finished_by_another_does_not_go_on(db, function)
 
 def test_a_clock_that_is_set_back_or_forth_gives_no_call_to_two(db, function):
     call = queue.make(db, order(function()))
-    job = queue.claim(db, "w", 60, 10_000.0)["job_id"]
+    job = queue.claim(db, queue.Claimer("w"), 60, 10_000.0)["job_id"]
     begun(db, call)
 
-    assert queue.claim(db, "x", 60, 5_000.0) is None
+    assert queue.claim(db, queue.Claimer("x"), 60, 5_000.0) is None
     assert renewed(db, call, "w", 5_000.0, job)
-    assert queue.claim(db, "x", 60, 50_000.0)["id"] == call
+    assert queue.claim(db, queue.Claimer("x"), 60, 50_000.0)["id"] == call
     queue.let_go(db, queue.find(db, call), 50_002.0)
     assert renewed(db, call, "w", 50_001.0, job)
 
@@ -331,7 +344,7 @@ def test_a_clock_that_is_set_back_or_forth_gives_no_call_to_two(db, function):
 def test_a_call_is_cancelled_in_any_state_and_stays_so(db, function, state):
     call = queue.make(db, order(function(backoff=0)))
     if state != "queued":
-        queue.claim(db, "w", 60, 0.0)
+        queue.claim(db, queue.Claimer("w"), 60, 0.0)
     if state == "between attempts":
         end(db, call, "FAILED", ERRORED)
     job = queue.find(db, call)["job_id"]
@@ -343,7 +356,7 @@ def test_a_call_is_cancelled_in_any_state_and_stays_so(db, function, state):
     queue.end_job(db, job, "FAILED", "errored", "late", 3.0)
     assert status(db, call) == "cancelled"
     assert db.one("SELECT status FROM job WHERE id = ?", (job,))[0] == "CANCELLED"
-    assert queue.claim(db, "x", 60, 9999.0) is None
+    assert queue.claim(db, queue.Claimer("x"), 60, 9999.0) is None
 
 
 def test_a_pause_outlives_a_restart(tmp_path, db, function):
@@ -352,9 +365,9 @@ def test_a_pause_outlives_a_restart(tmp_path, db, function):
     db.set_fact(queue.PAUSED, "1")
     again = Database(db.path)
 
-    assert queue.claim(again, "w", 60, 0.0) is None
+    assert queue.claim(again, queue.Claimer("w"), 60, 0.0) is None
     again.set_fact(queue.PAUSED, "")
-    assert queue.claim(again, "w", 60, 0.0) is not None
+    assert queue.claim(again, queue.Claimer("w"), 60, 0.0) is not None
     again.close()
 
 
@@ -363,11 +376,11 @@ def test_a_call_of_100_000_files_is_made_tried_again_and_found(db, function):
     with db.transaction():
         ids = [new_file(db, f"{'deep/' * 20}{number}") for number in range(100_000)]
         call = queue.make(db, order(made, file_ids=ids, file_paths=["/x" * 60] * len(ids)))
-    first = queue.claim(db, "w", 60, 0.0)
+    first = queue.claim(db, queue.Claimer("w"), 60, 0.0)
     with db.transaction():
         end(db, call, "FAILED", ERRORED)
 
     assert len(json.loads(first["files"])["ids"]) == 100_000
-    again = queue.claim(db, "w", 60, 1.0)
+    again = queue.claim(db, queue.Claimer("w"), 60, 1.0)
     assert again["job_id"] != first["job_id"]
     assert db.one("SELECT count(*) FROM job_file WHERE job_id = ?", (again["job_id"],))[0] == 100_000

@@ -17,7 +17,7 @@ def test_a_chain_of_sixteen_ends_with_one_slot_and_a_concurrency_of_one(db, func
         assert claims(db) == chain[-1:]
         chain.append(child(db, chain[-1], same))
     assert claims(db) == chain[-1:]
-    assert (queue.holding(db), queue.work_waits(db, 0.0)) == (16, False)
+    assert (queue.holding(db), queue.work_waits(db, queue.Claimer("w"), 0.0)) == (16, False)
     for each in reversed(chain):
         end(db, each, "COMPLETED")
 
@@ -141,7 +141,7 @@ def test_a_paused_queue_lets_that_end_which_runs_with_what_it_waits_for(db, func
     end(db, below, "COMPLETED")
     end(db, top, "COMPLETED")
     assert claims(db) == []
-    assert not queue.work_waits(db, 0.0)
+    assert not queue.work_waits(db, queue.Claimer("w"), 0.0)
 
 
 def test_nobody_waits_for_a_call_of_a_function_that_was_disabled(db, function):
@@ -150,7 +150,7 @@ def test_nobody_waits_for_a_call_of_a_function_that_was_disabled(db, function):
     claims(db)
     begun(db, top)
     waits, alone, tried = child(db, top, two), queue.make(db, order(two)), child(db, top, two, priority=1)
-    assert queue.claim(db, "w", 60, 0.0)["id"] == tried
+    assert queue.claim(db, queue.Claimer("w"), 60, 0.0)["id"] == tried
     db.execute("UPDATE function SET enabled = 0 WHERE id = ?", (two,))
     queue.disabled(db, db.one("SELECT * FROM function WHERE id = ?", (two,)), 0.0)
     end(db, tried, "FAILED", ERRORED)

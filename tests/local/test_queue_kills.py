@@ -57,7 +57,7 @@ def story(db):
     first = db.one("SELECT id FROM call WHERE trigger LIKE '%file_created%' ORDER BY id")["id"]
     for number in range(9):
         with db.transaction():
-            call = queue.claim(db, f"w{number}", 60, AT)
+            call = queue.claim(db, queue.Claimer(f"w{number}"), 60, AT)
         if call is None:
             break
         once = db.one("SELECT count(*) FROM job WHERE call_id = ?", (call["id"],))[0] == 1

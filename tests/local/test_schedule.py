@@ -58,7 +58,7 @@ def test_clocks_fire_once_over_restarts_and_catch_up_once(tmp_path, db, function
         again = Database(db.path)
         count = schedule.fire_due(again, moment)
         # What was made is done before the next.
-        while (call := queue.claim(again, "w", 60, moment)) is not None:
+        while (call := queue.claim(again, queue.Claimer("w"), 60, moment)) is not None:
             queue.end_job(again, call["job_id"], "COMPLETED", "completed", "", moment)
         due = again.one("SELECT next_due FROM function_trigger")[0]
         again.close()
