@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 ANSWER = 180.0
 """Seconds that the runner has to answer: longer than one call to the platform with all its repetitions."""
-MAX_PARAMS = 1024 * 1024
-"""Bytes of a call's parameters as JSON: they stand in the queue, the payload and the record."""
 LONGEST_TIMEOUT, MOST_RETRIES = 30 * 86400.0, 99
 """As the platform takes them."""
 
@@ -438,10 +436,7 @@ def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
         text = json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as exc:
         raise UsageError(f"params: expected what JSON can hold, got something else ({exc})") from exc
-    if len(text) > MAX_PARAMS:
-        raise UsageError(
-            f"params: expected at most {MAX_PARAMS:,} bytes as JSON, got {len(text):,}; store them as a file and name it"
-        )
+    references.check_size(len(text))
     return {"params": plain, "scraps": scraps}
 
 

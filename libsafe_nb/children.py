@@ -527,6 +527,10 @@ class Children:
     def _wait(self, *, call: str, seconds: float) -> Shape:
         """What became of it, within so many seconds or a minute; with `outputs` if it has ended."""
         held = self._holding.get(call)
+        if held is None and self._recorded is None:
+            # Of another process: looked after from now on, so that it is waited for and its outputs are told.
+            self.adopt(call)
+            held = self._holding.get(call)
         if held is None:
             return self._get(call=call)
         if self._holding.wait(held, min(seconds, LONGEST_WAIT)):
@@ -681,6 +685,9 @@ class _Making:
     def __init__(self, calls: Children, client: Callable[[], Client], draft: Draft) -> None:
         self._calls, self._client, self._draft = calls, client, draft
         self._told = False
+        self._asked_once = False
+        self._refused_as: str | None = None
+        """What was told last of why it was not taken."""
         self._shown: Shape | None = None
         """The parameters as the record has them so far."""
 
@@ -733,6 +740,10 @@ class _Making:
         calls, key = self._calls, self._draft.key
         if self._draft.scraps:
             refuse_keys(calls._secrets, order.function, order.params)
+            # What others have glued may be long.
+            references.check_size(
+                len(json.dumps(order.params, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            )
         given = dict(order.params)
         found, looked = calls._answered_earlier(order)
         event = {**self._first("asked"), "files": len(order.files), **looked}
@@ -743,7 +754,9 @@ class _Making:
             return found
         if self._shown is None or self._draft.scraps:
             self._shown = event["params"] = tellable(self._client(), order.function, given, order.version)
-        calls._tell(event)
+        if not self._asked_once:
+            calls._tell(event)
+            self._asked_once = True
         made = self._asked(order)
         if self._shown != given:
             # The platform took them, so none is a secret.
@@ -783,6 +796,10 @@ class _Making:
         away = isinstance(exc, (Unreachable, StorageUnreachable))
         # Where nobody answered it may have been made all the same.
         status = "held" if getattr(exc, "status", None) == FULL else "asked" if away else "refused"
+        if status == self._refused_as:
+            # A full queue is asked ten times a second.
+            return
+        self._refused_as = status
         error = {"type": type(exc).__name__, "message": str(exc), "cell_id": None}
         self._calls._tell({"kind": "child", "key": self._draft.key, "status": status, "error": error})
 

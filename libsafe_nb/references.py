@@ -18,6 +18,8 @@ from typing import Any
 
 from libsafe_nb.errors import UsageError
 
+MAX_PARAMS = 1024 * 1024
+"""Bytes of a call's parameters as JSON: they stand in the queue, the payload and the record."""
 DEEPEST = 90
 """Levels of parameters, as many as the platform takes."""
 
@@ -110,6 +112,14 @@ def _refuse_other_names(value: Mapping[Any, Any], at: tuple[str | int, ...]) -> 
         if not isinstance(name, str):
             where = f"params: {_way(at)}" if at else "params"
             raise UsageError(f"{where}: expected names as text, got {name!r}, {type(name).__name__}")
+
+
+def check_size(size: int) -> None:
+    """Of parameters as JSON, in bytes."""
+    if size > MAX_PARAMS:
+        raise UsageError(
+            f"params: expected at most {MAX_PARAMS:,} bytes as JSON, got {size:,}; store them as a file and name it"
+        )
 
 
 def filled(params: Mapping[str, Any], places: Iterable[Mapping[str, Any]], values: Sequence[Any]) -> Shape:

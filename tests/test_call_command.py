@@ -172,6 +172,7 @@ def test_the_end_is_the_called_runs(command, keys, functions):
         ("COUNT --params [1]", "expected a JSON object"),
         ("COUNT --params {", "expected a JSON object"),
         ("COUNT --wait --no-wait", "at most one of"),
+        ("COUNT --reuse unchanged --no-wait", "is for cells of a run"),
         ("--wait", "expected calls"),
         ("COUNT --scrap 1.x", "expected nothing but"),
         ("--scrap 1", "expected CALL.NAME"),

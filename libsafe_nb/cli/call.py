@@ -143,6 +143,11 @@ def call_(
         _show(outputs_of, scrap, as_json=as_json)
     if function is None:
         raise UsageError("call: expected a FUNCTION")
+    in_run = bool(os.environ.get(door.VARIABLE))
+    if no_wait and options["reuse"] and not in_run:
+        raise UsageError(
+            "call: --reuse with --no-wait is for cells of a run; a call that is reused has no number to print"
+        )
     made = calls.call(
         function,
         files=[_file(each) for each in files],
@@ -150,7 +155,6 @@ def call_(
         after=[_earlier(each.removeprefix("@")) for each in after],
         **options,
     )
-    in_run = bool(os.environ.get(door.VARIABLE))
     if not no_wait:
         _tell([made], as_json=as_json)
     handle = made.key if in_run else _placed(made)
