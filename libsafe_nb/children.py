@@ -527,7 +527,7 @@ class Children:
     def _wait(self, *, call: str, seconds: float) -> Shape:
         """What became of it, within so many seconds or a minute; with `outputs` if it has ended."""
         held = self._holding.get(call)
-        if held is None and self._recorded is None:
+        if held is None and self._recorded is None and not self._in_run:
             # Of another process: looked after from now on, so that it is waited for and its outputs are told.
             self.adopt(call)
             held = self._holding.get(call)

@@ -167,15 +167,16 @@ def both_are_valid_provenance_run_crates(first, second, copy, request):
         assert read_back(folder)["main"] == "executed.ipynb"
 
 
-def test_a_delivery_is_taken_in_once_and_again(copy, first, place, platform, request, second):
+def test_a_delivery_is_taken_in_once_and_again(first, place, platform, request):
     """One test, as tests that run side by side would each take in a delivery of their own first."""
     a_delivery_is_taken_in_by_one_command(first, place)
     only_what_needs_it_is_normalised(first, place)
     personal_data_is_reported_and_fails_nothing(first)
     the_graph_tells_what_was_called_and_after_what(first, platform)
+    second = request.getfixturevalue("second")
     again_only_the_report_is_done_twice(first, second, platform, place)
     all_of_it_is_verified(second, platform)
-    both_are_valid_provenance_run_crates(first, second, copy, request)
+    both_are_valid_provenance_run_crates(first, second, request.getfixturevalue("copy"), request)
 
 
 # Other ways ---------------------------------------------------------------------------------------------------------------
