@@ -64,6 +64,8 @@ class Workflow:
     keys: dict
     notebook: Path
     known: set = dataclasses.field(default_factory=set)
+    known_jobs: set = dataclasses.field(default_factory=set)
+    """Calls and jobs of earlier rounds."""
 
     @property
     def functions(self):
@@ -90,11 +92,16 @@ class Workflow:
         return found
 
     def completed(self):
-        """Whether nothing but its evidence or its end was missing of the latest run, which a recovery makes up for."""
+        """Whether nothing but its evidence or its end was missing of this round's run, which a recovery makes up for."""
         list(recover.recover(settings=self.settings, lost=False))
-        jobs = connect(settings=self.settings).client.jobs(container=self.container)
-        latest = max((each for each in jobs if not each.get("call_id")), key=lambda each: int(each["id"]))
-        return latest["status"] == "COMPLETED"
+        return any(
+            each["status"] == "COMPLETED" and not each.get("call_id")
+            for each in self.jobs()
+            if each["id"] not in self.known_jobs
+        )
+
+    def jobs(self):
+        return list(connect(settings=self.settings).client.jobs(container=self.container))
 
     def kernels(self):
         """Those of the platform's workers."""
@@ -187,6 +194,7 @@ def check(workflow, number, done):
         # Equal bytes are not stored again, whichever attempt wrote them first.
         assert len(list(storage.versions(workflow.container, f"{number}/{name}.txt"))) == 1
     workflow.known |= {each["id"] for each in found.values()}
+    workflow.known_jobs |= {each["id"] for each in workflow.jobs()}
     one = f"in /{number}/first.txt"
     sides = f"{one}/{number}/left.txt{one}/{number}/right.txt"
     assert storage.get(workflow.container, f"{number}/last.txt").decode() == f"{sides}/{number}/last.txt"
