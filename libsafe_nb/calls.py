@@ -432,11 +432,7 @@ def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
     if params is not None and not isinstance(params, Mapping):
         raise UsageError(f"params: expected names and values, got {type(params).__name__}")
     plain, scraps = references.taken(params or {})
-    try:
-        text = json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
-    except (TypeError, ValueError) as exc:
-        raise UsageError(f"params: expected what JSON can hold, got something else ({exc})") from exc
-    references.check_size(len(text))
+    references.check_values(plain)
     return {"params": plain, "scraps": scraps}
 
 

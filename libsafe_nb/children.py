@@ -741,9 +741,7 @@ class _Making:
         if self._draft.scraps:
             refuse_keys(calls._secrets, order.function, order.params)
             # What others have glued may be long.
-            references.check_size(
-                len(json.dumps(order.params, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-            )
+            references.check_values(order.params)
         given = dict(order.params)
         found, looked = calls._answered_earlier(order)
         event = {**self._first("asked"), "files": len(order.files), **looked}

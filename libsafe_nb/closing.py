@@ -22,13 +22,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from libsafe_nb import chain, deliveries, evidence, record, reuse
+from libsafe_nb import chain, deliveries, evidence, lease, record, reuse
 from libsafe_nb.connection import KNOCK, Connection
 from libsafe_nb.deliveries import Write
 from libsafe_nb.errors import (
+    AccessDenied,
     ExecutionError,
     LibsafeError,
     PlatformError,
+    PreconditionFailed,
     SecretsRemain,
     StorageError,
     StorageUnreachable,
@@ -38,6 +40,7 @@ from libsafe_nb.facts import Facts
 from libsafe_nb.journal import Journal
 from libsafe_nb.models import Run, describe
 from libsafe_nb.patience import BUDGET
+from libsafe_nb.processes import ProcessId
 from libsafe_nb.redact.matching import SecretSet
 from libsafe_nb.sealing import Sealed
 from libsafe_nb.witness import Witness
@@ -102,6 +105,7 @@ def close(
         return _refused(journal, connection, secrets, Run(facts.run, job, facts.container), exc)
     try:
         end = None
+        _begun(journal, connection, facts, job)
         if not journal.step("stored"):
             # Where the chain ends is looked for meanwhile: most of the time goes by in waiting for the storage.
             with ThreadPoolExecutor(1, thread_name_prefix="chain") as beside:
@@ -211,6 +215,16 @@ def _thawed(folder: Path, name: str, sha256: str) -> bytes:
             f"{path}: expected the bytes that were frozen (sha256 {sha256}), found {record.digest(data)}"
         )
     return data
+
+
+def _begun(journal: Journal, connection: Connection, facts: Facts, job: str) -> None:
+    """The start record of a run that ended before it had put its own: a record without one looks as if it had been taken away."""
+    runner = ProcessId.parse(journal.step("begun"))
+    if journal.step("started") or runner is None:
+        return
+    # Where another lies, or none may be put, the record is worth more than its start.
+    with contextlib.suppress(AccessDenied, PreconditionFailed):
+        lease.begin(connection.storage, facts, job, runner.pid)
 
 
 def _linked(

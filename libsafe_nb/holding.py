@@ -256,23 +256,30 @@ class Holding:
     def _start(self, held: Held) -> bool:
         """Whether it was settled: not if it is to be tried again."""
         if held.cancelled is not None:
-            found = {"status": "cancelled", "error": held.cancelled}
-            self._tell(held, found)
-            self._end(held, found)
+            self._not_made(held, "cancelled", held.cancelled)
             return True
         try:
             found = held.start()
         except (Unreachable, StorageUnreachable):
             self._put_off(held)
             return False
-        except Exception as exc:
-            error = {"type": type(exc).__name__, "message": str(exc), "cell_id": None}
-            found = {"status": "refused", "error": error}
-            self._tell(held, found)
-            self._end(held, found)
+        except BaseException as exc:
+            self._not_made(
+                held, "refused", {"type": type(exc).__name__, "message": str(exc), "cell_id": None}
+            )
+            if not isinstance(exc, Exception):
+                raise
         else:
             self._started(held, found)
         return True
+
+    def _not_made(self, held: Held, status: str, error: Shape) -> None:
+        """It ends, also where that cannot be told."""
+        found = {"status": status, "error": error}
+        try:
+            self._tell(held, found)
+        finally:
+            self._end(held, found)
 
     def _started(self, held: Held, found: Shape) -> None:
         if found["status"] in ENDED or found.get("over"):
@@ -331,7 +338,9 @@ class Holding:
     def _look_after(self) -> None:
         while True:
             with self._changed:
-                while not self._open and not self._later and self._left and not self._closing.is_set():
+                while not self._closing.is_set() and self._left:
+                    if self._open or self._later or self._ready:
+                        break
                     self._changed.wait()
                 if self._closing.is_set() or not self._left:
                     self._thread = None
@@ -341,11 +350,8 @@ class Holding:
                 question = uuid.uuid4().hex
                 self._question = None if soon else question
             try:
-                ended = self._ends(calls, SHORT if soon else LONG, question) if calls else ()
-                for call, found in ended:
-                    held = self.of_call(call)
-                    if held is not None:
-                        self.end(held, found)
+                if calls:
+                    self._see(calls, question, soon=bool(soon))
                 self._try_again(pause=not calls)
             except Exception:
                 # Whatever it is, and be it a fault of ours: those who wait for an end are not left alone.
@@ -353,22 +359,34 @@ class Holding:
             finally:
                 self._question = None
 
+    def _see(self, calls: Sequence[str], question: str, *, soon: bool) -> None:
+        """End those of these calls that have ended; waits for one of them, or until it is hurried."""
+        asked, answered = time.monotonic(), False
+        for call, found in self._ends(calls, SHORT if soon else LONG, question):
+            answered = True
+            held = self.of_call(call)
+            if held is not None:
+                self.end(held, found)
+        hurried = not soon and self._question is None
+        if not answered and not hurried and time.monotonic() - asked < SHORT / 2:
+            # The platform knows none of them any more, perhaps: it has nothing to wait for.
+            self._closing.wait(AGAIN)
+
     def _try_again(self, *, pause: bool) -> None:
-        with self._changed:
-            later = [each for each in self._later if each.state == "held"]
-            self._later.clear()
-            for each in later:
-                each.state = "starting"
-        if later and pause:
+        if self._later and pause:
             self._closing.wait(AGAIN)
         full: set[str] = set()
-        for held in later:
-            # Where one finds no room, or nobody answers, the others of that function need not ask.
-            if held.function in full or self._closing.is_set():
-                with self._changed:
-                    held.state = "held"
+        for _ in range(len(self._later)):
+            with self._changed:
+                held = self._later.popleft()
+                if held.state != "held":
+                    continue
+                if held.function in full or self._closing.is_set():
+                    # Where one finds no room, or nobody answers, the others of that function need not ask.
                     self._later.append(held)
-            elif not self._start(held):
+                    continue
+                held.state = "starting"
+            if not self._start(held):
                 full.add(held.function)
         self._start_ready()
 

@@ -109,14 +109,19 @@ class Hosts:
     def _here(self) -> None:
         assert self._own is not None
         platform = self._own.platform_file
-        host = Host(self._own, self._job, f"{self._group}/", self._workers or 1, platform, self._say)
+        name = f"{self._group}/"
+        host = Host(self._own, self._job, name, self._workers or 1, platform, self._say)
+        before = said = None
         while not self._ended.is_set():
             try:
-                host.serve(self._ended)
+                host.serve(self._ended, before=before)
                 return
             except OSError as exc:
                 # The disk is full, or no descriptor is left: the calls are this run's own, and nobody else runs them.
-                self._say(f"nothing runs the calls: {exc}")
+                trouble = f"nothing runs the calls: {exc}"
+                if trouble != said:
+                    self._say(trouble)
+                before, said = name, trouble
                 self._ended.wait(10 * AGAIN)
 
     def _on_a_cluster(self) -> None:

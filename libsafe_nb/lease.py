@@ -20,6 +20,8 @@ from typing import Any
 from libsafe_nb import evidence, record
 from libsafe_nb.connection import KNOCK, Connection
 from libsafe_nb.errors import LibsafeError
+from libsafe_nb.facts import Facts
+from libsafe_nb.storage import Storage
 
 FIRST = 600
 """Seconds of the first lease."""
@@ -36,6 +38,30 @@ def path(run: str, number: int = 0) -> str:
 
 def seconds(number: int) -> int:
     return FIRST << number
+
+
+def begin(storage: Storage, facts: Facts, job: str, pid: int) -> None:
+    """
+    The start record of a run, put once: told again with the same `pid`, the runner's, it is the same.
+
+    Raises
+    ------
+    PreconditionFailed
+        Another one is stored there.
+    """
+    function = facts.record["function"]
+    body = {
+        "schema": "libsafe-nb-started/1",
+        "run": facts.run,
+        "job": job,
+        "container": facts.container,
+        "function": {name: function[name] for name in ("key", "name", "notebook_sha256")},
+        "started": facts.started,
+        "host": facts.host,
+        "pid": pid,
+        "lease_seconds": FIRST,
+    }
+    evidence.put_once(storage, facts.container, path(facts.run), record.canonical(body))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ Both name the call by its key. In `params` each stands in a place of its own, to
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -114,8 +115,17 @@ def _refuse_other_names(value: Mapping[Any, Any], at: tuple[str | int, ...]) -> 
             raise UsageError(f"{where}: expected names as text, got {name!r}, {type(name).__name__}")
 
 
-def check_size(size: int) -> None:
-    """Of parameters as JSON, in bytes."""
+def check_values(params: Mapping[str, Any]) -> None:
+    """
+    Raises
+    ------
+    UsageError
+        Parameters that are no JSON, or longer than the platform takes.
+    """
+    try:
+        size = len(json.dumps(params, allow_nan=False, ensure_ascii=False).encode())
+    except (TypeError, ValueError) as exc:
+        raise UsageError(f"params: expected what JSON can hold, got something else ({exc})") from exc
     if size > MAX_PARAMS:
         raise UsageError(
             f"params: expected at most {MAX_PARAMS:,} bytes as JSON, got {size:,}; store them as a file and name it"

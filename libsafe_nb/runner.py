@@ -316,7 +316,7 @@ def _journey(course: _Course) -> Run:
                 journal.remove()
             raise
         course.run.job = plan.payload.job
-        desk, outcome, executed = _at_the_door(course, journal, started, sockets)
+        desk, outcome, executed = _at_the_door(course, journal, facts, sockets)
 
         def sealed() -> Sealed:
             return seal(
@@ -461,27 +461,10 @@ def _with_job(plan: Plan, journal: Journal) -> Plan:
     return dataclasses.replace(plan, payload=plan.payload.replace(job=job))
 
 
-def _announce(plan: Plan, started: datetime) -> None:
+def _announce(plan: Plan, facts: Facts) -> None:
     """The start record, before cell 1: a run whose machine is lost is known by it."""
     client, job = plan.connection.client, plan.payload.job
-    body = {
-        "schema": "libsafe-nb-started/1",
-        "run": plan.run,
-        "job": job,
-        "container": plan.payload.container,
-        "function": {
-            "key": plan.payload.function_key,
-            "name": Path(plan.function.name).name,
-            "notebook_sha256": plan.function.sha256,
-        },
-        "started": record.timestamp(started),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "lease_seconds": lease.FIRST,
-    }
-    evidence.put_once(
-        plan.connection.storage, plan.payload.container, lease.path(plan.run), record.canonical(body)
-    )
+    lease.begin(plan.connection.storage, facts, job, os.getpid())
     client.update_job(job, status="RUNNING", idempotency_key=closing.key(plan.run, "running"))
     for number, warning in enumerate(plan.warnings):
         client.message(
@@ -493,7 +476,7 @@ def _announce(plan: Plan, started: datetime) -> None:
 
 
 def _at_the_door(
-    course: _Course, journal: Journal, started: datetime, sockets: Path
+    course: _Course, journal: Journal, facts: Facts, sockets: Path
 ) -> tuple[Desk, Outcome, bytes]:
     """Execute, with the kernel's keys and messages going through the door; what came of it, and the notebook."""
     plan = course.plan
@@ -522,7 +505,7 @@ def _at_the_door(
             course.interrupts.check()
             if not journal.job:
                 journal.write("job", job=plan.payload.job)
-            _announce(plan, started)
+            _announce(plan, facts)
             course.hosts.begin(plan.payload.job)
             course.interrupts.check()
             journal.write("started")

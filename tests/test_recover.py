@@ -249,6 +249,9 @@ def test_a_death_at_any_step_of_the_journal_is_recovered(
     if (step, when) != ("sockets", "before"):
         assert not list(sockets.iterdir())
     assert recovered(settings) == []
+    if began:
+        report = libsafe_nb.verify(container, settings=settings)
+        assert report.exit_code == 0, "\n".join(map(str, report.checks))
 
 
 def test_two_recoveries_at_once_do_it_once(start, notebook, settings, connection, container):
