@@ -39,9 +39,12 @@ STEPS = {
     "d": (("c",), ""),
     "e": (("d",), ""),
 }
-TURNS = ("for the first time", "nothing changed", "one of two files changed")
-TEXTS = {"one.txt": "a b c", "two.txt": "d e"}
-CHANGED = "d e f g"
+TURNS = {
+    "for the first time": {"one.txt": "a b c", "two.txt": "d e"},
+    "nothing changed": {},
+    "one of two files changed": {"two.txt": "d e f g"},
+}
+"""With the files that are written before it."""
 
 PARAMETERS = 'json_sample = {"function_data": {"container": {"id": "1"}}, "function_params": {}}'
 STEP = """
@@ -163,12 +166,9 @@ def peer(folder: Path, make: Callable[[Path], None], python: Path, command: Sequ
         "PLOOMBER_STATS_ENABLED": "false",
     }
     taken = []
-    for turn in TURNS:
-        for name, text in TEXTS.items():
-            if turn == TURNS[0]:
-                (folder / name).write_text(text)
-        if turn == TURNS[2]:
-            (folder / "two.txt").write_text(CHANGED)
+    for files in TURNS.values():
+        for name, text in files.items():
+            (folder / name).write_text(text)
         taken.append(timed([str(python.parent / command[0]), *command[1:]], folder, **environment))
     return taken
 
@@ -179,12 +179,9 @@ def run(folder: Path, connection: Any) -> tuple[list[float], list[dict[str, Any]
     ours(folder)
     container = str(connection.client.create_container("job")["id"])
     taken, told = [], []
-    for turn in TURNS:
-        for name, text in TEXTS.items():
-            if turn == TURNS[0]:
-                connection.storage.put(container, name, text.encode())
-        if turn == TURNS[2]:
-            connection.storage.put(container, "two.txt", CHANGED.encode())
+    for files in TURNS.values():
+        for name, text in files.items():
+            connection.storage.put(container, name, text.encode())
         command = [sys.executable, "-m", "libsafe_nb", "run", "job.ipynb", "--container", container]
         taken.append(timed(command, folder))
         told.append(_calls(connection, container))
@@ -217,7 +214,7 @@ def measure(ploomber: Path, dagster: Path, runs: int) -> tuple[dict[str, list[li
             connection = connect(settings=served.settings)
             for turn in range(runs + 1):
                 found, told = run(folder / f"ours{turn}", connection)
-                found_ = {
+                three = {
                     "ours": found,
                     "ploomber": peer(folder / f"p{turn}", ploombers, ploomber, ["ploomber", "build"]),
                     "dagstermill": peer(
@@ -226,11 +223,11 @@ def measure(ploomber: Path, dagster: Path, runs: int) -> tuple[dict[str, list[li
                 }
                 print(
                     f"round {turn}:",
-                    {who: [round(each, 1) for each in one] for who, one in found_.items()},
+                    {who: [round(each, 1) for each in one] for who, one in three.items()},
                     flush=True,
                 )
                 if turn:
-                    for who, one in found_.items():
+                    for who, one in three.items():
                         taken[who].append(one)
     return taken, told
 

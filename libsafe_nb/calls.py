@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import base64
 import contextlib
-import json
 import os
 import sys
 import threading
@@ -308,7 +307,7 @@ def call(
     if os.environ.get(door.VARIABLE):
         made = _knock("call", function=name, container=_id(container), **order)
     else:
-        from libsafe_nb.children import refuse_keys
+        from libsafe_nb.asking import refuse_keys
         from libsafe_nb.interactive.payload import for_call
 
         asking, where, secrets = for_call(_id(container))

@@ -13,25 +13,20 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
-from libsafe_nb import declared, errors, evidence, linkage, record, references
-from libsafe_nb.compat.writing import refuse
+from libsafe_nb import asking, declared, errors, evidence, linkage, record, references
 from libsafe_nb.drafts import Draft, Order
 from libsafe_nb.errors import (
     Conflict,
-    Forbidden,
     LibsafeError,
     NotebookError,
     ObjectNotFound,
     PlatformError,
     StorageUnreachable,
-    Unauthorized,
     Unreachable,
     UsageError,
 )
@@ -40,12 +35,9 @@ from libsafe_nb.holding import FULL, LONGEST_WAIT, MOST, Held, Holding, said
 from libsafe_nb.recordedcalls import (
     ENDED,
     FACTS,
-    NOT_TAKEN,
-    NOT_TOLD,
     OF_RECORD,
     RecordedCalls,
     Shape,
-    in_order,
     told_again,
 )
 
@@ -55,188 +47,8 @@ if TYPE_CHECKING:
     from libsafe_nb.redact.matching import SecretSet
     from libsafe_nb.reuse import Answer
 
-EVIDENCE = "evidence: "
-"""How the job's message begins that says where its evidence is."""
-PATHS = 1000
-"""Files whose ids are asked for at once."""
-
 Publish = Callable[["Client", str, bytes, str], Mapping[str, Any]]
 """Publishes a function that is called by its path: its key, its bytes and its file's name; answers its `version`."""
-
-
-# What the platform is asked -------------------------------------------------------------------------------------------
-
-
-def ask(
-    client: Client,
-    function: str,
-    *,
-    container: str,
-    files: Sequence[str] = (),
-    params: Mapping[str, Any] | None = None,
-    version: int | None = None,
-    priority: int = 0,
-    timeout: float | None = None,
-    attempts: int | None = None,
-    run: str | None = None,
-    key: str | None = None,
-) -> Shape:
-    """
-    Queue a call, as the child of the client's job if it has one; what is known of it.
-
-    Raises
-    ------
-    PlatformError
-        The platform's sentence: no such function (`NotFound`), one that is disabled, too deep (`Conflict`), or a platform
-        that knows no functions to call.
-    UsageError
-        The function takes no such parameters or files.
-    Unreachable
-        Nobody answered; or so many calls of the function wait that it took no further one: `status` is 429.
-    """
-    functions = Functions(client)
-    try:
-        made = functions.call(
-            function,
-            container=container,
-            files=files,
-            params=params,
-            version=version,
-            priority=priority,
-            timeout=timeout,
-            attempts=attempts,
-            run=run,
-            idempotency_key=key,
-            when_full=False,
-        )
-    except (Unreachable, Unauthorized, Forbidden, Conflict):
-        raise
-    except PlatformError as exc:
-        if exc.status == 400:
-            raise UsageError(exc.message) from exc
-        if _has_functions(functions):
-            raise
-        raise PlatformError(
-            f"{client.url}: {function} cannot be called, for this platform offers no way to call a function; "
-            "the local platform does (libsafe-nb local serve)"
-        ) from exc
-    return {
-        "call": made["id"],
-        "job": made["job_id"],
-        "version": made["version"],
-        "status": made["status"],
-        "parent": made.get("parent_job_id"),
-    }
-
-
-def refuse_keys(secrets: SecretSet, function: str, params: Mapping[str, Any] | None) -> None:
-    """
-    The platform keeps parameters, plainly.
-
-    Raises
-    ------
-    SecretFound
-        A key stands in them.
-    """
-    text = json.dumps(params or {}, ensure_ascii=False, default=str)
-    refuse(((span.secret, span.form) for span in secrets.find(text)), f"the parameters for {function}")
-
-
-def tellable(client: Client, function: str, params: Mapping[str, Any], version: int | None) -> Shape:
-    """
-    Parameters as a record may hold them before the platform took them: the values of those that the function declares, and
-    not as secrets. A secret may be given under a mistyped name, or where the function's parameters cannot be seen.
-    """
-    if not params:
-        return {}
-    try:
-        about = about_function(client, function, version)
-    except PlatformError:
-        about = {}
-    return tellable_of(about, params)
-
-
-def tellable_of(about: Mapping[str, Any], params: Mapping[str, Any]) -> Shape:
-    """As `tellable`, of a function that was asked about."""
-    declared = {each.get("name"): bool(each.get("secret")) for each in about.get("parameters", ())}
-    # A handler declares nothing, and takes it all the same.
-    unknown = NOT_TAKEN if about.get("kind") == "notebook" else NOT_TOLD
-    return {
-        name: (f"[redacted:{name}]" if declared[name] else value) if name in declared else unknown
-        for name, value in params.items()
-    }
-
-
-def about_function(client: Client, function: str, version: int | None) -> Shape:
-    """What the platform tells of a function, or of one of its versions; empty where there is no such version."""
-    functions = Functions(client)
-    if version is None:
-        return functions.get(function)
-    return next((each for each in functions.versions(function) if each["number"] == version), {})
-
-
-def _has_functions(functions: Functions) -> bool:
-    try:
-        return isinstance(functions.queue(), dict)
-    except Unreachable:
-        return True
-    except PlatformError:
-        return False
-
-
-def look(client: Client, call: str) -> Shape:
-    """What became of a call: `status`, `job`, `version` and, once it has ended, `run`, `evidence`, `error` and `scraps`."""
-    return _seen(client, Functions(client).get_call(call))
-
-
-def _seen(client: Client, found: Shape, job: Mapping[str, Any] | None = None) -> Shape:
-    """As `look`, of a call that the platform has told; asked for its job if that was not told."""
-    told: Shape = {
-        "status": found["status"],
-        "job": found["job_id"],
-        "version": found["version"],
-        "sha256": found["sha256"],
-        "attempts": found.get("attempts"),
-    }
-    if found["status"] not in ENDED:
-        return told
-    job = cast("Mapping[str, Any]", client.job(found["job_id"])) if job is None else job
-    result = job["result"]
-    result = result if isinstance(result, dict) else {}
-    error = in_order(result.get("error"))
-    if error is None and found["error"]:
-        error = {"type": "Queue", "message": found["error"], "cell_id": None}
-    return {
-        **told,
-        "run": result.get("run"),
-        "started": _moment(job["date_start"]),
-        "ended": _moment(job["date_end"]),
-        "evidence": result.get("evidence")
-        or (job["evidence"] if "evidence" in job else _evidence(client, found["job_id"])),
-        "error": error,
-        "scraps": result.get("scraps") or {},
-    }
-
-
-def _moment(text: str | None) -> str | None:
-    """A time of the platform's, which are UTC, as a record writes it."""
-    return None if not text else record.timestamp(datetime.fromisoformat(text).replace(tzinfo=UTC))
-
-
-def _evidence(client: Client, job: str) -> str | None:
-    """Of a job that was ended before its run had: the run says it in a message, when it has come so far."""
-    texts = (str(each["message"]) for each in client.messages(job))
-    return next((text.removeprefix(EVIDENCE) for text in texts if text.startswith(EVIDENCE)), None)
-
-
-def cancel(client: Client, call: str) -> Shape:
-    """Cancel a call and all that it asked for; one that has ended stays as it is."""
-    with contextlib.suppress(Conflict):
-        Functions(client).cancel(call)
-    return look(client, call)
-
-
-# Within a run ---------------------------------------------------------------------------------------------------------
 
 
 class Past(Protocol):
@@ -312,7 +124,7 @@ class Children:
         self._holding = Holding(
             ends=self._ends,
             wake=lambda question: Functions(self._client()).hurry(question),
-            cancel=lambda call: self._seen(call, cancel),
+            cancel=lambda call: self._seen(call, asking.cancel),
             tell=lambda held, found: self._tell({"kind": "child", "key": held.key, **_kept(found)}),
         )
         self.known: dict[str, Callable[..., Any]] = {
@@ -362,7 +174,7 @@ class Children:
         LibsafeError
             The platform would not take it, or nobody answered; of one that is held back what can be told beforehand.
         """
-        refuse_keys(self._secrets, function, params)
+        asking.refuse_keys(self._secrets, function, params)
         if code is not None:
             function, version = self._by_path(client, code)
         self._refuse_more(function)
@@ -497,7 +309,7 @@ class Children:
                 number = self._made
 
             def start() -> Shape:
-                return {**self._seen(call, look), **about}
+                return {**self._seen(call, asking.look), **about}
 
             self._holding.add(Held(call, number, found["function"], frozenset(), False, start))
         return {**about, "job": found["job_id"]}
@@ -515,9 +327,9 @@ class Children:
     def _get(self, *, call: str) -> Shape:
         held = self._holding.get(call)
         if held is None:
-            return self._recorded.get(call) if self._recorded is not None else self._seen(call, look)
+            return self._recorded.get(call) if self._recorded is not None else self._seen(call, asking.look)
         if held.state == "open" and held.id is not None:
-            found = self._seen(held.id, look)
+            found = self._seen(held.id, asking.look)
             if found["status"] in ENDED:
                 self._holding.end(held, found)
             else:
@@ -542,7 +354,7 @@ class Children:
             return self._get(call=call)
         held = self._holding.get(call)
         if held is None:
-            return self._seen(call, cancel)
+            return self._seen(call, asking.cancel)
         error = {"type": "Queue", "message": "the call was cancelled", "cell_id": None}
         self._holding.cancel(held, error)
         return self._reply(held)
@@ -586,7 +398,7 @@ class Children:
             ids: dict[str, str] = {}
             if self._recorded is None:
                 with contextlib.suppress(PlatformError):
-                    ids = _ids(self._client(), container, [each["path"] for each in files])
+                    ids = asking.ids_of(self._client(), container, [each["path"] for each in files])
             for each in files:
                 each["id"] = ids.get(each["path"])
         self._wrote[held.key] = found
@@ -597,7 +409,7 @@ class Children:
     def _ends(self, calls: Sequence[str], seconds: float, question: str) -> Iterator[tuple[str, Shape]]:
         client = self._client()
         for each in Functions(client).look(calls, ended=True, wait=seconds, question=question):
-            yield each["id"], self._saw(each["id"], _seen(client, each, each["job"]))
+            yield each["id"], self._saw(each["id"], asking.seen(client, each, each["job"]))
 
     def _seen(self, call: str, what: Callable[[Client, str], Shape]) -> Shape:
         return self._saw(call, what(self._client(), call))
@@ -669,7 +481,7 @@ class Children:
         self._away = False
         with contextlib.suppress(PlatformError):
             for call in left:
-                self._seen(call, look)
+                self._seen(call, asking.look)
 
     def close(self) -> None:
         """Look after no call any more."""
@@ -704,7 +516,7 @@ class _Making:
         draft, client = self._draft, self._client()
         event = draft.event(self._calls._find, status="held")
         try:
-            about = about_function(client, draft.function, draft.version)
+            about = asking.about_function(client, draft.function, draft.version)
         except Unreachable:
             # It is asked for later.
             about = {}
@@ -715,7 +527,7 @@ class _Making:
             plain = {name: value for name, value in draft.params.items() if name not in filled}
             handler = about.get("kind") == "handler"
             declared.check_queued(draft.function, about.get("parameters", ()), plain, handler=handler)
-        self._shown = tellable_of(about, event["params"])
+        self._shown = asking.tellable_of(about, event["params"])
         self._calls._tell({**event, "params": self._shown})
         self._told = True
 
@@ -739,7 +551,7 @@ class _Making:
     def _made(self, order: Order) -> Shape:
         calls, key = self._calls, self._draft.key
         if self._draft.scraps:
-            refuse_keys(calls._secrets, order.function, order.params)
+            asking.refuse_keys(calls._secrets, order.function, order.params)
             # What others have glued may be long.
             references.check_values(order.params)
         given = dict(order.params)
@@ -751,7 +563,9 @@ class _Making:
             calls._note(key, found)
             return found
         if self._shown is None or self._draft.scraps:
-            self._shown = event["params"] = tellable(self._client(), order.function, given, order.version)
+            self._shown = event["params"] = asking.tellable(
+                self._client(), order.function, given, order.version
+            )
         if not self._asked_once:
             calls._tell(event)
             self._asked_once = True
@@ -761,13 +575,13 @@ class _Making:
             calls._tell({"kind": "child", "key": key, "params": given})
         calls._note(key, made)
         # One that an interrupted run made, or that was asked for before, may have ended.
-        return {**made, **calls._seen(made["call"], look)} if made["status"] in ENDED else made
+        return {**made, **calls._seen(made["call"], asking.look)} if made["status"] in ENDED else made
 
     def _asked(self, order: Order) -> Shape:
         calls = self._calls
 
         def make(idempotency_key: str) -> Shape:
-            return ask(
+            return asking.ask(
                 self._client(),
                 order.function,
                 container=order.container,
@@ -826,20 +640,6 @@ class _Making:
             "entry": found,
             "over": True,
         }
-
-
-def _ids(client: Client, container: str, paths: Sequence[str]) -> dict[str, str]:
-    """By path the ids of files of a container."""
-    found: dict[str, str] = {}
-    for start in range(0, len(paths), PATHS):
-        rows: Iterable[Any] = client.search(
-            [
-                {"property": "container_id", "operator": "eq", "value": container},
-                {"property": "fullpath", "operator": "in", "value": list(paths[start : start + PATHS])},
-            ]
-        )
-        found |= {str(each["fullpath"]): str(each["id"]) for each in rows}
-    return found
 
 
 def _kept(found: Shape) -> Shape:

@@ -26,7 +26,6 @@ from libsafe_nb import (
     atomic,
     closing,
     environment,
-    evidence,
     fingerprint,
     kernels,
     languages,

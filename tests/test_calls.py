@@ -16,7 +16,7 @@ from test_record_schema import SCHEMA
 from test_run import command_environment
 
 import libsafe_nb
-from libsafe_nb import children, endpoints, errors, local, marks, publishing, record, recover, replay
+from libsafe_nb import asking, children, endpoints, errors, local, marks, publishing, record, recover, replay
 from libsafe_nb.client import Client
 from libsafe_nb.connection import connect
 from libsafe_nb.functions import Functions
@@ -439,7 +439,7 @@ def test_a_platform_without_functions_says_so_in_one_sentence(connection, monkey
         other = endpoints.Endpoint(known.method, f"/nothing{known.path}", known.verified, known.does)
         monkeypatch.setitem(endpoints.ENDPOINTS, name, other)
     with pytest.raises(errors.PlatformError, match="this platform offers no way to call a function"):
-        children.ask(connection.client, "f", container="1")
+        asking.ask(connection.client, "f", container="1")
 
 
 def test_a_childs_write_starts_none_that_led_to_it(functions, publish, container, connection):
@@ -468,7 +468,7 @@ def test_a_childs_write_starts_none_that_led_to_it(functions, publish, container
 # Without a platform ---------------------------------------------------------------------------------------------------
 
 
-def asking(client=None, calls=None):
+def runners_side(client=None, calls=None):
     """The runner's side of a run's calls, and what it tells."""
     told = []
     repeated = None if calls is None else Replay({}, calls=calls)
@@ -488,7 +488,7 @@ def test_a_call_is_written_down_before_the_platform_is_asked():
             assert told
             raise errors.Unreachable("nobody answers")
 
-    known, told = asking(Away)
+    known, told = runners_side(Away)
     with pytest.raises(errors.Unreachable):
         known["call"](function="f", params={"x": 1}, files=["/a"])
     (call,) = record.calls(told)
@@ -505,7 +505,7 @@ def recorded(number, status="completed", **more):
 
 
 def test_a_replay_answers_each_recorded_call_once_also_where_threads_took_other_turns():
-    known, told = asking(calls=[recorded(1), recorded(2), recorded(3)])
+    known, told = runners_side(calls=[recorded(1), recorded(2), recorded(3)])
     made = [known["call"](function="f", params={"x": number})["call"] for number in (2, 1, 9)]
 
     assert made == ["2", "1", "3"]
@@ -523,7 +523,7 @@ def test_a_replay_answers_each_recorded_call_once_also_where_threads_took_other_
     ],
 )
 def test_a_replay_makes_up_no_result(more, said):
-    known, _ = asking(calls=[recorded(1, **more)])
+    known, _ = runners_side(calls=[recorded(1, **more)])
     made = known["call"](function="f", params={"x": 1})
 
     with pytest.raises(errors.ExecutionError, match=said):
@@ -551,7 +551,7 @@ def test_a_refused_call_tells_values_of_declared_names_alone_and_its_replay_the_
     given = {"token": "s-1", "Token": "s-2", "x": 1}
     calls = None
     for client in (Refusing, None):
-        known, told = asking(client, calls)
+        known, told = runners_side(client, calls)
         with pytest.raises(errors.UsageError, match="not so"):
             known["call"](function="f", params=given)
         calls = record.calls(told)
@@ -567,7 +567,7 @@ def test_what_a_handler_is_given_is_told_once_the_platform_took_it():
             made = {"id": "1", "job_id": "2", "version": 1, "status": "queued"}
             return about if name == "function_get" else made
 
-    known, told = asking(Taking)
+    known, told = runners_side(Taking)
     known["call"](function="f", params={"x": 1})
 
     assert [told[0]["params"], record.calls(told)[0]["params"]] == [{"x": "[not told]"}, {"x": 1}]
@@ -576,7 +576,7 @@ def test_what_a_handler_is_given_is_told_once_the_platform_took_it():
 def test_a_replay_tells_no_value_that_the_record_does_not():
     given = {"x": "own", "big": 2**60, "flag": True, "new": "v"}
     before = record.plain({"x": "other", "big": 2**60, "flag": 1})
-    known, told = asking(calls=[recorded(1, params=before)])
+    known, told = runners_side(calls=[recorded(1, params=before)])
     known["call"](function="f", params=given)
 
     assert record.calls(told)[0]["params"] == {**dict.fromkeys(given, "[not told]"), "big": str(2**60)}
@@ -584,7 +584,7 @@ def test_a_replay_tells_no_value_that_the_record_does_not():
 
 def test_a_replay_tells_an_error_in_the_order_in_which_the_platform_did():
     error = {"type": "ValueError", "message": "no", "cell_id": "c"}
-    known, _ = asking(calls=[recorded(1, "failed", error=dict(sorted(error.items())))])
+    known, _ = runners_side(calls=[recorded(1, "failed", error=dict(sorted(error.items())))])
     made = known["call"](function="f", params={"x": 1})
 
     assert list(known["call_get"](call=made["call"])["error"].items()) == list(error.items())

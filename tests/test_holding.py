@@ -490,6 +490,65 @@ def test_a_fault_of_ours_while_a_call_is_made_leaves_none_that_never_ends(queue,
     assert (held.found["status"], held.found["error"]["type"]) == ("refused", type(fault).__name__)
 
 
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_call_ends_whose_start_is_interrupted_or_cannot_be_told(fault, monkeypatch):
+    """By hand, without the thread: what is raised while the end of one call starts the next."""
+    monkeypatch.setattr(holding.Holding, "_begin", lambda self: None)
+    queue = Queue()
+    kept = queue.holding()
+
+    def raises(*_):
+        raise fault
+
+    kept.add(queue.held("a"))
+    held = [dataclasses.replace(queue.held(name, "a"), start=raises) for name in ("b", "cc")]
+    for each in held:
+        kept.add(each)
+    if isinstance(fault, Exception):
+        kept._tell = raises
+    for _ in held:
+        with pytest.raises(type(fault)):
+            kept.end(kept.get("a"), {"status": "completed"})
+    assert [each.found["status"] for each in held] == ["refused"] * 2
+    assert kept.wait_for_all(0, lambda: False)
+    kept.close()
+
+
+def test_what_could_not_be_told_of_one_loses_no_other(monkeypatch):
+    monkeypatch.setattr(holding, "AGAIN", 0.05)
+    queue = Queue(full=3)
+    kept = queue.holding()
+    calls = [queue.held(name) for name in ("a", "b", "c")]
+    for each in calls:
+        kept.add(each)
+    calls[0].start = lambda: 1 / 0
+    told = kept._tell
+
+    def full_disk(held, found):
+        kept._tell = told
+        raise OSError(28, "No space left on device")
+
+    kept._tell = full_disk
+    wait_for(lambda: queue.made == ["b", "c"], 5)
+    assert calls[0].found["status"] == "refused"
+    kept.close()
+
+
+def test_a_platform_that_answers_nothing_at_once_is_not_asked_without_a_pause():
+    queue = Queue()
+    looks = []
+
+    def gone(calls, seconds, question):
+        looks.append(question)
+        return ()
+
+    kept = holding.Holding(ends=gone, wake=queue.hurried.add, tell=lambda *_: None, cancel=queue.cancel)
+    kept.add(queue.held("a"))
+    time.sleep(0.5)
+    assert 1 <= len(looks) <= 3
+    kept.close()
+
+
 def test_a_call_that_is_cancelled_by_its_author_stops_nothing(queue):
     kept = queue.kept = queue.holding()
     one, two = queue.held("one", stops=True), queue.held("two")

@@ -14,7 +14,7 @@ from engine_runs import wait_for
 from test_run import command_environment
 
 import libsafe_nb
-from libsafe_nb import lease, recover, worker
+from libsafe_nb import hosts, lease, recover, worker
 from libsafe_nb.client import Client
 from libsafe_nb.connection import connect
 from libsafe_nb.errors import UsageError
@@ -219,6 +219,30 @@ line.shutdown(socket.SHUT_WR)
 nursery.main(theirs, 0)
 print(line.recv(4096).decode(), line.recv(4096).decode())
 """
+
+
+def test_what_keeps_a_host_from_serving_is_said_once_and_its_workers_count_as_dead(platform, monkeypatch):
+    """By hand: a disk that is full for a while."""
+    served, said = [], []
+
+    class Full:
+        def __init__(self, connection, job, name, slots, platform, say):
+            self.name = name
+
+        def serve(self, ended, *, before=None):
+            served.append(before)
+            if len(served) < 4:
+                raise OSError(28, "No space left on device" if len(served) < 3 else "another")
+
+    monkeypatch.setattr(hosts, "Host", Full)
+    monkeypatch.setattr(hosts, "AGAIN", 0.001)
+    made = hosts.Hosts(connect(settings=platform.settings), 1, None)
+    made._own = made._connection
+    monkeypatch.setattr(made, "_say", said.append)
+    made._here()
+
+    assert [before is not None for before in served] == [False, True, True, True]
+    assert [text.split("] ")[1] for text in said] == ["No space left on device", "another"]
 
 
 def test_a_worker_that_cannot_be_forked_ends_no_other():

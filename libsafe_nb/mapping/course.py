@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from libsafe_nb import check, plan, record, supplied
-from libsafe_nb.children import refuse_keys
+from libsafe_nb.asking import refuse_keys
 from libsafe_nb.connection import Connection
 from libsafe_nb.errors import (
     ExecutionError,
