@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -470,8 +471,12 @@ class Children:
         """Cancel all calls that have not ended."""
         self._holding.cancel_all({"type": "RunCancelled", "message": why, "cell_id": None})
 
-    def settle(self) -> None:
-        """At the run's end: see what has become of those of which no end is known."""
+    def settle(self, unless: Callable[[], bool] = lambda: False) -> None:
+        """
+        At the run's end: see what has become of those of which no end is known, and wait some seconds for the evidence of those
+        that were cancelled while they ran; not if `unless` says so.
+        """
+        deadline = time.monotonic() + STORES
         with self._lock:
             left = [
                 call
@@ -482,12 +487,28 @@ class Children:
         with contextlib.suppress(PlatformError):
             for call in left:
                 self._seen(call, asking.look)
+            while (left := self._storing()) and time.monotonic() < deadline and not unless():
+                time.sleep(LOOK)
+                for call in left:
+                    self._seen(call, asking.look)
+
+    def _storing(self) -> list[str]:
+        with self._lock:
+            return [
+                call
+                for call, (_, seen) in self._last.items()
+                if seen["status"] == "cancelled" and seen.get("started") and not seen.get("evidence")
+            ]
 
     def close(self) -> None:
         """Look after no call any more."""
         self._holding.close()
 
 
+STORES = 10.0
+"""Seconds in which the evidence of a call that was cancelled while it ran is waited for."""
+LOOK = 0.2
+"""Seconds between two looks for it."""
 _NOT_MADE = {"status": "held", "call": None, "job": None}
 
 

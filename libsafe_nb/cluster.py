@@ -79,7 +79,12 @@ class Cluster(Executor):
         self._environment = dict(os.environ)
         if address == "local":
             self._own = distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50
+                n_workers=workers,
+                threads_per_worker=1,
+                dashboard_address=None,
+                # Without a dashboard it would still be the known port, which another cluster may have.
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                silence_logs=50,
             )
             self._restore_environment()
             address = self._own.scheduler_address

@@ -152,9 +152,9 @@ class Desk:
         """The function has ended: what it said and is still in the door is taken now, not as fast as it can be sent."""
         self._deliveries.hold_nobody()
 
-    def settle_calls(self) -> None:
-        """Note what has become of the functions that this one called, at the run's end."""
-        self.calls.settle()
+    def settle_calls(self, unless: Callable[[], bool]) -> None:
+        """Note what has become of the functions that this one called, at the run's end; waits for nothing if `unless` says so."""
+        self.calls.settle(unless)
 
     def tell_used(self) -> None:
         """Note which earlier runs wrote what this one has read; as well as can be, at its end."""

@@ -15,12 +15,11 @@ import threading
 import time
 import uuid
 from concurrent.futures import BrokenExecutor, Future
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from libsafe_nb import settings as settings_
 from libsafe_nb.connection import connect
-from libsafe_nb.errors import LibsafeError, UsageError
+from libsafe_nb.errors import LibsafeError, NotFound, SettingsError, UsageError
 from libsafe_nb.functions import Functions
 from libsafe_nb.hiring import Hiring
 
@@ -62,7 +61,8 @@ class Hosts:
         self._thread: threading.Thread | None = None
         self._own: Connection | None = None
         self._cluster: Any = None
-        self._job = ""
+        self._job = self._made = ""
+        self._said: set[str] = set()
         # A cluster may have hosts of several workflows: this one's names begin so.
         self._group = uuid.uuid4().hex
         if dask is not None:
@@ -88,7 +88,8 @@ class Hosts:
             return
         self._job = job
         Functions(self._connection.client).host(job, f"{self._group}/", 1)
-        self._connection.client.call("job_update", job=job, json={"hosts": "own"})
+        told: Any = self._connection.client.call("job_update", job=job, json={"hosts": "own"})
+        self._made = told["date_create"]
         self._own = self._connection.within(BUDGET)
         what = self._on_a_cluster if self._cluster is not None else self._here
         self._thread = threading.Thread(target=what, name="hosts", daemon=True)
@@ -111,17 +112,15 @@ class Hosts:
         platform = self._own.platform_file
         name = f"{self._group}/"
         host = Host(self._own, self._job, name, self._workers or 1, platform, self._say)
-        before = said = None
+        before = None
         while not self._ended.is_set():
             try:
                 host.serve(self._ended, before=before)
                 return
             except OSError as exc:
                 # The disk is full, or no descriptor is left: the calls are this run's own, and nobody else runs them.
-                trouble = f"nothing runs the calls: {exc}"
-                if trouble != said:
-                    self._say(trouble)
-                before, said = name, trouble
+                self._say(f"nothing runs the calls: {exc}")
+                before = name
                 self._ended.wait(10 * AGAIN)
 
     def _on_a_cluster(self) -> None:
@@ -130,20 +129,16 @@ class Hosts:
         functions = Functions(self._own.client)
         platform = self._own.platform_file if self._dask == "local" else None
         lodged: dict[Future[Any], str] = {}
-        away = False
         while not self._ended.wait(AGAIN / 4):
             for future in [each for each in lodged if each.done()]:
                 self._lost(functions, lodged.pop(future), future)
             try:
                 while len(lodged) < self._cluster.most() and not self._ended.is_set():
                     name = f"{self._group}-{uuid.uuid4().hex[:8]}"
-                    lodged[self._cluster.submit(lodge, self._job, name, platform)] = name
-                away = False
+                    lodged[self._cluster.submit(lodge, self._job, self._made, name, platform)] = name
             except LibsafeError as exc:
-                # Said once: it is waited for as long as the run is.
-                if not away:
-                    self._say(f"nothing runs the calls: {exc}")
-                away = True
+                # It is waited for as long as the run is.
+                self._say(f"nothing runs the calls: {exc}")
         # They see by the job that it is over.
         deadline = time.monotonic() + PATIENCE
         while lodged and time.monotonic() < deadline:
@@ -161,7 +156,9 @@ class Hosts:
             functions.host(self._job, f"{name}.", 1, died=[f"{name}."])
 
     def _say(self, trouble: str | None) -> None:
-        if trouble is not None and self._own is not None:
+        """Once each: who is in trouble is asked again for as long as the run lasts."""
+        if trouble is not None and trouble not in self._said and self._own is not None:
+            self._said.add(trouble)
             with contextlib.suppress(LibsafeError):
                 self._own.client.message(self._job, trouble, type="WARNING")
 
@@ -247,20 +244,34 @@ _LODGED: dict[threading.Event, str] = {}
 """The hosts of this process, with their names."""
 
 
-def lodge(job: str, name: str, platform: str | None) -> None:
+def lodge(job: str, made: str, name: str, platform: str | None) -> None:
     """
     Be a host of a workflow, in a process of a cluster, until the workflow is over.
 
     Where the platform is, and with which keys, this process's own settings say, or those of `platform`. The cluster may start
     it again elsewhere when this process is lost, under the same name.
+
+    Parameters
+    ----------
+    made
+        When the job was created, as its platform says: there may be a job of the same number on another one.
+
+    Raises
+    ------
+    SettingsError
+        This process knows no platform, or not the run's.
+    Forbidden
+        Its key is not one with which calls can be claimed.
     """
-    settings = settings_.from_platform_file(Path(platform)) if platform else None
+    settings = settings_.of_worker(platform)
     ended = threading.Event()
     _LODGED[ended] = name
     try:
         with contextlib.closing(connect(settings=settings)) as first:
             connection = first.within(BUDGET)
             with contextlib.closing(connection):
+                _see_job(connection, job, made)
+                Functions(connection.client).host(job, f"{name}/", 1)
 
                 def say(trouble: str | None) -> None:
                     if trouble is not None:
@@ -271,6 +282,15 @@ def lodge(job: str, name: str, platform: str | None) -> None:
                 Host(connection, job, own, 1, platform, say).serve(ended, before=f"{name}.")
     finally:
         del _LODGED[ended]
+
+
+def _see_job(connection: Connection, job: str, made: str) -> None:
+    with contextlib.suppress(NotFound):
+        if connection.client.job(job)["date_create"] == made:
+            return
+    raise SettingsError(
+        f"{connection.settings.url}: expected the platform of the run, with its job {job}, found another one; {settings_.WORKERS_NEED}"
+    )
 
 
 def dismiss(group: str) -> None:

@@ -224,6 +224,9 @@ def _status(body: Body) -> str | None:
             return "the run is completed, and a cell was not run though none had ended the run"
     elif error is None and body.get("job_result") is not False and body.get("cause") is None:
         return f"the run is {status}, and there is no error"
+    elif body.get("cause") == "call-failed":
+        if all(each.get("status") == "completed" for each in body.get("calls") or ()):
+            return "the run ended for a call that did not complete, and all its calls completed"
     elif status == "failed" and "failed" not in states and body.get("job_result") is not False:
         return "the run is failed, and no cell of it failed"
     return _order(cells)

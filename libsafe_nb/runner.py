@@ -523,7 +523,7 @@ def _at_the_door(
         if not signalled:
             desk.tell_reads()
             desk.tell_left(reuse.left)
-            desk.settle_calls()
+            desk.settle_calls(lambda: course.interrupts.seen)
             if plan.parent is not None:
                 desk.tell_used()
     with contextlib.suppress(OSError):

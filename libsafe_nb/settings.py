@@ -157,6 +157,26 @@ def known(environ: Mapping[str, str] = os.environ) -> Settings | None:
     return from_platform_file(path) if path.exists() else None
 
 
+WORKERS_NEED = (
+    "set LIBSAFE_URL, LIBSAFE_KEY_USER and LIBSAFE_S3_… of the run's platform for the cluster's workers"
+)
+
+
+def of_worker(platform: str | None) -> Settings:
+    """
+    Of a process of a cluster: those of `platform`, the path of a `platform.json`, else those that are known there.
+
+    Raises
+    ------
+    SettingsError
+        No platform is known there; none is started, as it would be another one.
+    """
+    found = from_platform_file(Path(platform)) if platform else known()
+    if found is None:
+        raise SettingsError(f"expected a platform to be set, found none; {WORKERS_NEED}")
+    return found
+
+
 def from_platform_file(path: Path) -> Settings:
     """
     Settings of a local platform, from the `platform.json` that `local serve` writes.

@@ -238,6 +238,63 @@ def test_a_failure_that_stops_cancels_all_others_and_the_workflow_has_failed(pla
     assert connection.client.job(done.job)["status"] == "FAILED"
 
 
+POLICIES = """
+import time
+import libsafe_nb
+given = json_sample["function_params"]
+beside = libsafe_nb.call(given["beside"])
+while beside.status == "queued":
+    time.sleep(0.05)
+step = libsafe_nb.call(given["step"], **given["policy"])
+libsafe_nb.call(given["count"], files=step)
+libsafe_nb.call(given["count"], after=step)
+step.result()
+"""
+HOW = {
+    "continue": {"retries": 0},
+    "retry": {"retries": 1},
+    "stop": {"retries": 0, "on_failure": "stop"},
+}
+STEPS = {
+    # What it ends as, with which error, and after how many attempts where it may be tried again.
+    "fail": ("failed", "ValueError", 1),
+    "sleep": ("failed", "RunTimeout", 1),
+    "kill": ("dead", "KernelDied", 2),
+}
+
+
+@pytest.mark.parametrize("policy", HOW)
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_fails_hangs_or_dies_with_each_policy(
+    place, platform, functions, connection, tmp_path, step, policy
+):
+    container, keys, _ = place
+    functions.update(keys["kill"], backoff=0)
+    status, error, attempts = STEPS[step]
+    stops = policy == "stop"
+    params = {"step": keys[step], "beside": keys["sleep" if stops else "count"], "count": keys["count"]}
+    params["policy"] = {**HOW[policy], **({"timeout": 1.5} if step == "sleep" else {})}
+    path = write_function(tmp_path / "policies.ipynb", POLICIES, parameters=takes(*params))
+    done = libsafe_nb.run(None, path, container=container, settings=platform.settings, params=params)
+    body = json.loads(read(connection, done.evidence))
+    beside, the_step, takes_of_it, only_after = body["calls"]
+
+    assert (the_step["status"], the_step["error"]["type"]) == (status, error)
+    assert the_step["attempts"] == (attempts if policy == "retry" else 1)
+    if stops:
+        assert [each["status"] for each in (beside, takes_of_it, only_after)] == ["cancelled"] * 3
+        assert (done.status, done.cause, done.error["type"]) == ("failed", "call-failed", "CallFailed")
+    else:
+        assert (takes_of_it["status"], takes_of_it["error"]["type"]) == ("cancelled", "DependencyFailed")
+        assert beside["status"] == only_after["status"] == done.status == "completed"
+    assert connection.client.job(done.job)["status"] == ("FAILED" if stops else "COMPLETED")
+    ran = [each for each in body["calls"] if each["call"] is not None]
+    assert len(ran) == (2 if stops else 3)
+    assert all(each["evidence"] for each in ran)
+    found = libsafe_nb.verify(done.evidence, deep=True, settings=platform.settings)
+    assert found.exit_code == 0, "\n".join(map(str, found.checks))
+
+
 LEFT = """
 import libsafe_nb
 slow = libsafe_nb.call(json_sample["function_params"]["sleep"])

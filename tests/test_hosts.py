@@ -6,18 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from conftest import takes, write_function
 from engine_runs import wait_for
+from environs import variables
 from test_run import command_environment
 
 import libsafe_nb
 from libsafe_nb import hosts, lease, recover, worker
 from libsafe_nb.client import Client
+from libsafe_nb.cluster import Cluster
 from libsafe_nb.connection import connect
-from libsafe_nb.errors import UsageError
+from libsafe_nb.errors import SettingsError, UsageError
 from libsafe_nb.functions import Functions
 from libsafe_nb.storage import Storage
 
@@ -151,6 +154,14 @@ def test_a_lost_worker_of_a_cluster_is_a_host_again(slow, functions, container, 
     assert gone(worker)
 
 
+def test_two_clusters_on_one_machine_begin():
+    """Warnings are errors here: Dask warns of a port that is taken, and takes another."""
+    pytest.importorskip("distributed")
+    with contextlib.ExitStack() as ending:
+        for _ in range(2):
+            ending.callback(Cluster("local", workers=1, cancel=(hosts.dismiss, "none")).shutdown)
+
+
 def test_a_number_of_workers_that_is_none_is_refused(slow, container, platform):
     with pytest.raises(UsageError, match="--workers: expected a number from 1, got 0"):
         libsafe_nb.run(None, slow[1], container=container, settings=platform.settings, workers=0)
@@ -221,6 +232,39 @@ print(line.recv(4096).decode(), line.recv(4096).decode())
 """
 
 
+def test_a_worker_of_a_cluster_that_does_not_know_the_runs_platform_says_so(
+    platform, connection, container, tmp_path, monkeypatch
+):
+    """And starts none of its own."""
+    monkeypatch.setenv("LIBSAFE_NB_HOME", str(tmp_path / "state"))
+    job = connection.client.create_job(container, name="a workflow")
+    with pytest.raises(SettingsError, match="expected a platform to be set, found none; set LIBSAFE_URL"):
+        hosts.lodge(job["id"], job["date_create"], "a", None)
+    assert not (tmp_path / "state").exists()
+    for name, value in variables(platform.settings).items():
+        monkeypatch.setenv(name, value)
+    for number, made in ((job["id"], "2001-01-01 00:00:00"), ("987654", job["date_create"])):
+        with pytest.raises(SettingsError, match=f"with its job {number}, found another one; set LIBSAFE_URL"):
+            hosts.lodge(number, made, "a", None)
+    connection.client.update_job(job["id"], status="CANCELLED")
+    hosts.lodge(job["id"], job["date_create"], "a", None)
+
+
+def test_what_a_worker_of_a_cluster_cannot_is_told_once(platform, connection, container, monkeypatch):
+    monkeypatch.setattr(hosts, "AGAIN", 0.001)
+    job = connection.client.create_job(container, name="a workflow")["id"]
+    made = hosts.Hosts(connection, 1, None)
+    made._own, made._job = connection, job
+    failed = Future()
+    failed.set_exception(SettingsError("no platform"))
+    for name in "ab":
+        made._lost(Functions(connection.client), name, failed)
+
+    told = [each["message"] for each in connection.client.messages(job)]
+    assert told == ["a worker of the cluster cannot run calls: no platform"]
+    connection.client.update_job(job, status="CANCELLED")
+
+
 def test_what_keeps_a_host_from_serving_is_said_once_and_its_workers_count_as_dead(platform, monkeypatch):
     """By hand: a disk that is full for a while."""
     served, said = [], []
@@ -238,7 +282,7 @@ def test_what_keeps_a_host_from_serving_is_said_once_and_its_workers_count_as_de
     monkeypatch.setattr(hosts, "AGAIN", 0.001)
     made = hosts.Hosts(connect(settings=platform.settings), 1, None)
     made._own = made._connection
-    monkeypatch.setattr(made, "_say", said.append)
+    monkeypatch.setattr(Client, "message", lambda self, job, text, **_: said.append(text))
     made._here()
 
     assert [before is not None for before in served] == [False, True, True, True]

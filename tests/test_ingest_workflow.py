@@ -268,7 +268,9 @@ def test_what_a_change_touches_is_done_again_and_what_cannot_be_done_is_told(
 def test_on_a_dask_cluster_the_same_comes_out(first, place, platform, connection):
     distributed = pytest.importorskip("distributed")
     other = new_place(connection)
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", env=variables(platform.settings)
+    ) as cluster:
         done = run(
             platform,
             other,

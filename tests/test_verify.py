@@ -17,7 +17,7 @@ from tampering import ALTERATIONS, Copy
 from test_run import command_environment
 
 import libsafe_nb
-from libsafe_nb import archive, replay
+from libsafe_nb import archive, recordcheck, replay
 from libsafe_nb.archive import Container
 from libsafe_nb.checks import FOLDER, Check, Report
 from libsafe_nb.cli import cli
@@ -412,3 +412,15 @@ def test_the_program_takes_a_containers_id(platform, notebook, run, container, m
     assert result.exit_code == 0, result.output
     (report,) = json.loads(result.stdout)
     assert report["place"] == f"libsafe://{container}/provenance/"
+
+
+def test_of_a_run_that_a_call_ended_a_call_did_not_complete():
+    body = {
+        "status": "failed",
+        "cause": "call-failed",
+        "error": {"type": "CallFailed", "message": "no"},
+        "cells": [],
+    }
+
+    assert recordcheck._status({**body, "calls": [{"status": "completed"}, {"status": "dead"}]}) is None
+    assert "all its calls completed" in recordcheck._status({**body, "calls": [{"status": "completed"}]})

@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from libsafe_nb import lease, plan, recover, underway
@@ -98,8 +97,7 @@ def bench(map: str, container: str, platform: str | None) -> Bench:
 
 @lru_cache(maxsize=2)
 def _bench(map: str, container: str, platform: str | None) -> Bench:
-    settings = None if platform is None else settings_.from_platform_file(Path(platform))
-    return Bench(connect(settings=settings), map, container)
+    return Bench(connect(settings=settings_.of_worker(platform)), map, container)
 
 
 class Bench:
