@@ -1,7 +1,7 @@
 """
 What a call of a workflow costs more than a plain run of the same notebook.
 
-    python benchmarks/calls.py [--runs 7] [--calls 100] [--json FILE] [--page docs/performance.md]
+    python benchmarks/calls.py [--runs 7] [--calls 30] [--json FILE] [--page docs/performance.md]
 
 On a local platform of its own, by turns: so many plain runs one after the other in this process, and a workflow that calls
 the same notebook so many times, by one worker of its own: all calls made at once, and each when the one before has ended.
@@ -40,7 +40,7 @@ for _ in range(calls):
 def main() -> None:
     options = figures.options(__doc__)
     options.add_argument(
-        "--calls", type=int, default=100, help="calls of a workflow, and plain runs beside it"
+        "--calls", type=int, default=30, help="calls of a workflow, and plain runs beside it"
     )
     given = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="calls-") as folder:

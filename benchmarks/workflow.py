@@ -191,9 +191,9 @@ def run(folder: Path, connection: Any) -> tuple[list[float], list[dict[str, Any]
 def _calls(connection: Any, container: str) -> dict[str, Any]:
     """How many calls the latest run of the job made, and of how many an earlier result was taken."""
     places = sorted(
-        each.key
+        each.path
         for each in connection.storage.list(container, "provenance/job/")
-        if each.key.endswith("record.json")
+        if each.path.endswith("record.json")
     )
     record = json.loads(connection.storage.get(container, places[-1]))
     return {
