@@ -124,7 +124,9 @@ def test_of_a_killed_run_the_workers_end_and_the_platform_goes_on(
     wait_for(lambda: gone(worker), 10, "the worker's end")
     mine = dataclasses.replace(platform.settings, home=tmp_path / "state")
     wait_for(
-        lambda: not [each for each in recover.recover(settings=mine) if not each.done], 60, "the recovery"
+        lambda: not [each for each in recover.recover(settings=mine, lost=False) if not each.done],
+        60,
+        "the recovery",
     )
     wait_for(lambda: only(functions, key)["status"] == "completed", 60, "the call's end")
 

@@ -405,7 +405,7 @@ from jupyter_client.blocking import BlockingKernelClient
 client = BlockingKernelClient(transport="ipc", ip=str(kernel.folder / "k"), shell_port=1, iopub_port=2,
     stdin_port=3, control_port=4, hb_port=5)
 client.session.key = kernel.key.encode()
-client.start_channels()
+client.start_channels(hb=False)
 client.wait_for_ready(timeout=60)
 client.execute(sys.argv[1])
 while not os.path.exists(sys.argv[2]):

@@ -10,9 +10,9 @@ MAX_BODY = 2 * 1024 * 1024
 """It is read whole to see every key; 1,000 of the longest keys fit."""
 
 
-def check(body: bytes, containers: frozenset[str]) -> None:
+def check(body: bytes, containers: frozenset[str]) -> list[str]:
     """
-    Raise `Refused` if a DeleteObjects body names a key outside the containers, or is not plain XML.
+    The keys that a DeleteObjects body names; raise `Refused` if one is outside the containers, or it is not plain XML.
 
     Declarations and processing instructions are refused before parsing, so there are no entities to expand, and a
     key with elements inside it, which parsers join in different ways.
@@ -29,6 +29,7 @@ def check(body: bytes, containers: frozenset[str]) -> None:
         raise Refused(400, "MalformedXML", "expected a Delete element with at least one Object")
     for key in keys:
         check_key(key, containers)
+    return keys
 
 
 def _key_to_delete(entry: ElementTree.Element) -> str:

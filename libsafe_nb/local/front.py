@@ -33,13 +33,15 @@ class Front:
     What every connection needs.
 
     `containers` tells an access key's containers (None: unknown), `readable` whether a file is on-line, `upstream` the
-    S3 server's port, or None while it is restarting.
+    S3 server's port, or None while it is restarting. `note` is told each container and path that a request is about to
+    change, before the store can have changed it.
     """
 
     bucket: str
     containers: Callable[[str], frozenset[str] | None]
     readable: Callable[[str, str], bool]
     upstream: Callable[[], int | None]
+    note: Callable[[str, str], None]
     active: bool = False
 
     def judge(self, head: Head) -> gate.Passage:
@@ -104,6 +106,7 @@ class Conversation(asyncio.Protocol):
         self._remaining = 0
         self._chunks: ChunkedBody | None = None
         self._delete: tuple[Head, bytes, frozenset[str]] | None = None
+        self._writes: tuple[str, str] | None = None
         self._refusal: bytes | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -122,9 +125,9 @@ class Conversation(asyncio.Protocol):
         if self._upstream is not None and not self._waiting and len(data) <= self._remaining:
             # Nearly every call of a large upload: no copy, no look.
             self._remaining -= len(data)
-            self._upstream.write(data)
             if not self._remaining:
-                self._await_head()
+                self._end_request()
+            self._upstream.write(data)
             return
         self._waiting += data
         if self._connecting is None:
@@ -161,15 +164,15 @@ class Conversation(asyncio.Protocol):
         if self._remaining:
             piece = self._taken(self._remaining)
             self._remaining -= len(piece)
-            self._forward(piece)
             if not self._remaining:
-                self._await_head()
+                self._end_request()
+            self._forward(piece)
             return True
         if self._chunks is not None:
             taken = self._chunks.take(self._waiting)
             if self._chunks.ended:
                 self._chunks = None
-                self._await_head()
+                self._end_request()
             if taken:
                 self._forward(self._taken(taken))
             return bool(taken)
@@ -199,6 +202,7 @@ class Conversation(asyncio.Protocol):
             if "expect" in head.headers:
                 self.client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return True
+        self._writes = passage.writes
         self._begin_body(head)
         self._forward(raw)
         return True
@@ -209,14 +213,16 @@ class Conversation(asyncio.Protocol):
         else:
             self._remaining = head.length
             if not self._remaining:
-                self._await_head()
+                self._end_request()
 
     def _take_delete(self, head: Head, raw: bytes, containers: frozenset[str]) -> bool:
         length = head.length or 0
         if len(self._waiting) < length:
             return False
         body = self._taken(length)
-        deletions.check(body, containers)
+        for key in deletions.check(body, containers):
+            container, _, path = key.partition("/")
+            self.front.note(container, path)
         self._delete = None
         # We have asked for the body already; the S3 server need not again.
         raw = re.sub(rb"\r\nexpect:[^\r\n]*", b"", raw, flags=re.IGNORECASE)
@@ -283,6 +289,13 @@ class Conversation(asyncio.Protocol):
             # Our side ends; what the client still sends is read for a while, or it would see a reset instead.
             self.client.write_eof()
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.client.close)
+
+    def _end_request(self) -> None:
+        """Its last bytes are about to be sent on."""
+        if self._writes is not None:
+            self.front.note(*self._writes)
+            self._writes = None
+        self._await_head()
 
     def _await_head(self) -> None:
         self._stop_timer()

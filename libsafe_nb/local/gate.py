@@ -251,11 +251,13 @@ class Passage:
     """
     What the gate found. `keys_in_body` asks for the body, for `deletions.check` to see.
 
-    `reads` are the (container, path) whose bytes would be read: an off-line file's may not.
+    `reads` are the (container, path) whose bytes would be read: an off-line file's may not. `writes` is the one that
+    would be stored, deleted or restored; parts of an upload and tags change no object.
     """
 
     keys_in_body: bool = False
     reads: tuple[tuple[str, str], ...] = field(default_factory=tuple)
+    writes: tuple[str, str] | None = None
 
 
 def judge(head: Head, bucket: str, containers: frozenset[str]) -> Passage:
@@ -318,7 +320,14 @@ def _judge_object(head: Head, key: str, bucket: str, containers: frozenset[str])
     source = head.headers.get("x-amz-copy-source")
     if source is not None:
         reads.append(_split(_source_key(source, bucket, containers)))
-    return Passage(reads=tuple(reads))
+    return Passage(reads=tuple(reads), writes=_split(key) if _changes(head.method, asked) else None)
+
+
+def _changes(method: str, asked: set[str]) -> bool:
+    """Whether an object would be another afterwards, or none."""
+    if method == "POST":
+        return "uploadId" in asked
+    return method in ("PUT", "DELETE") and not asked & {"partNumber", "tagging", "uploadId"}
 
 
 def _source_key(source: str, bucket: str, containers: frozenset[str]) -> str:

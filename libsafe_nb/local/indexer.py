@@ -1,26 +1,33 @@
 """
-Keeps the rows true to the store: follows its event stream, looks single objects up, and compares all when in doubt.
+Keeps the rows true to the store: follows its event stream, looks up what that is late with, and compares all when in
+doubt.
 
 The position in the stream is written with the rows it led to, in one transaction. While the S3 server has not been
 started anew, the stream is continued from there, however long the platform was away. After a new start of the S3
 server its last events may be lost with its memory, so everything is compared with a full listing, in the background.
+A stream that seems to run may still leave events out for a minute or more: what the front let through and the stream
+did not tell in `LATE_SECONDS` is asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import sqlite3
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
 from libsafe_nb.local import causes, events, files, weed
 from libsafe_nb.local.database import Database
 from libsafe_nb.local.files import Content
 from libsafe_nb.local.objects import Objects
+from libsafe_nb.local.writes import Reader, Write
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +37,11 @@ PIPE_BYTES = 1024 * 1024
 PAGES_BELOW = 20
 """Of 1,000 objects each, of a folder that somebody chose."""
 LOOKS_AT_ONCE = 8
+LATE_SECONDS = 3.0
+"""For the stream to tell what the front let through; it takes some hundredths, and more while it catches up."""
+LATE_AT_ONCE = 1000
+MOST_AWAITED = 100_000
+"""Writes of which the stream has told nothing yet (15 MB); of more, everything is compared."""
 RETRY_SECONDS = 0.3
 """Between two runs of the program that prints the stream: it ends when the S3 server does."""
 
@@ -59,6 +71,8 @@ class Indexer:
         Tells which start of the S3 server answers now and on which ports; None while it is down.
     trouble
         Where it is told that rows cannot be written.
+    writes
+        The file in which the front says what it let through.
     """
 
     def __init__(
@@ -69,6 +83,7 @@ class Indexer:
         server: Callable[[], tuple[str, weed.WeedPorts] | None],
         stderr: IO[bytes],
         trouble: dict[str, str],
+        writes: Path,
     ) -> None:
         self._db = database
         self._objects = objects
@@ -77,6 +92,10 @@ class Indexer:
         self._stderr = stderr
         self._trouble = trouble
         self._to_look: set[tuple[int, str]] = set()
+        self._writes = Reader(writes)
+        self._awaited: deque[Write] = deque()
+        self._heard = time.monotonic()
+        self._process: subprocess.Popen[bytes] | None = None
         self.asked: dict[tuple[int, str], int | None] = {}
         """
         Files that are being deleted or restored over REST, and for which job: a delete marker does not say whose it is,
@@ -134,12 +153,15 @@ class Indexer:
             lambda: asyncio.StreamReaderProtocol(reader), process.stdout
         )
         stream = events.EventReader(self._bucket, position)
+        self._process = process
         try:
             while data := await reader.read(PIPE_BYTES):
+                self._heard = time.monotonic()
                 self._apply(stream, stream.feed(data))
                 if self._to_look:
                     await self._look_at_missing()
         finally:
+            self._process = None
             transport.close()
             process.kill()
             process.wait()
@@ -179,6 +201,58 @@ class Indexer:
         for container, path in places:
             with contextlib.suppress(Exception):
                 await self.look(container, path)
+
+    # What the stream is late with.
+
+    async def mind(self) -> None:
+        """For ever: look up what the front let through and the stream does not tell, and begin the stream anew then."""
+        since = int(self._db.fact("position") or 0)
+        try:
+            while True:
+                await asyncio.sleep(1)
+                self._awaited.extend(each for each in self._writes.read() if each[0] >= since)
+                try:
+                    await self._look_at_late()
+                    self._trouble.pop("late", None)
+                except Exception as exc:
+                    # The S3 server is away, or the disk is full: what is awaited still is.
+                    if "late" not in self._trouble:
+                        log.exception(
+                            "what the store's stream is late with cannot be looked up; trying again"
+                        )
+                    self._trouble["late"] = (
+                        f"writes that the store did not tell of cannot be looked up ({exc})"
+                    )
+        finally:
+            self._writes.close()
+
+    async def _look_at_late(self) -> None:
+        if len(self._awaited) > MOST_AWAITED:
+            await self.compare()
+            self._awaited.clear()
+        late = self._late()
+        rows = {place: self._row(*place) for _, place in late}
+        untold = {place for at, place in late if _before(rows[place], at)}
+        await self._look_at(sorted(untold))
+        for _ in late:
+            self._awaited.popleft()
+        missed = [place for place in untold if _state(self._row(*place)) != _state(rows[place])]
+        if missed and self._process is not None:
+            log.warning("the store's stream did not tell of %d writes; it is begun anew", len(missed))
+            self._process.kill()
+
+    def _late(self) -> list[Write]:
+        """Of the writes of which the stream had the time to tell, and is past them or tells nothing at all, the oldest."""
+        position = int(self._db.fact("position") or 0)
+        moving = time.monotonic() - self._heard < LATE_SECONDS
+        last = time.time_ns() - int(LATE_SECONDS * 1e9)
+        if moving:
+            last = min(last, position)
+        oldest = itertools.islice(self._awaited, LATE_AT_ONCE)
+        return list(itertools.takewhile(lambda each: each[0] <= last, oldest))
+
+    def _row(self, container: int, path: str) -> sqlite3.Row | None:
+        return files.find(self._db, container, path, folder=False)
 
     # Single objects.
 
@@ -303,3 +377,12 @@ class Indexer:
                 if row["id"] not in there and row["seen"] < began:
                     # Asked once more: it may have been stored while the listing went on.
                     await self.look(row["container_id"], row["path"])
+
+
+def _before(row: sqlite3.Row | None, at: int) -> bool:
+    """Whether a file's row shows nothing of this time (nanoseconds) or later."""
+    return row is None or row["seen"] < at
+
+
+def _state(row: sqlite3.Row | None) -> tuple[str | None, bool] | None:
+    return None if row is None else (row["version_id"], bool(row["deleted"]))

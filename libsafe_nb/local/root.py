@@ -9,6 +9,7 @@ One local platform's folder: where each thing lies, who is running on it, and ho
     ├── s3.json                 the S3 server's configuration, with the keys; mode 0600
     ├── s3side.json             the S3 side: process, ports, and which boot of the S3 server answers
     ├── s3side.active           its time of change is the time of the last S3 request
+    ├── s3side.writes           the last S3 requests that change an object, of which the store's stream should tell
     ├── *.lock                  held (flock) by the process of that name for its life
     ├── s3/                     the S3 server's data
     ├── spool/                  uploads on their way
@@ -65,6 +66,10 @@ class Root:
     @property
     def s3_active(self) -> Path:
         return self.path / "s3side.active"
+
+    @property
+    def s3_writes(self) -> Path:
+        return self.path / "s3side.writes"
 
     @property
     def s3_data(self) -> Path:

@@ -11,6 +11,7 @@ Signals: TERM ends it cleanly; HUP lets the S3 server read its configuration aga
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -21,7 +22,7 @@ from typing import IO, TYPE_CHECKING
 
 from libsafe_nb import courtesy
 from libsafe_nb.local import root as places
-from libsafe_nb.local import weed
+from libsafe_nb.local import weed, writes
 from libsafe_nb.local.front import Conversation, Front
 from libsafe_nb.local.grants import Grants
 from libsafe_nb.local.root import Root
@@ -59,7 +60,10 @@ class S3Side:
         self.server: S3Server | None = None
         self.port = 0
         self._grants = Grants(root.database)
-        self._front = Front(bucket, self._grants.containers, self._grants.readable, self._upstream)
+        self._writes = writes.Writer(root.s3_writes)
+        self._front = Front(
+            bucket, self._grants.containers, self._grants.readable, self._upstream, self._writes.note
+        )
         self._conversations: set[asyncio.BaseTransport] = set()
         self._stopping = asyncio.Event()
         self._log: IO[bytes] = _open_log(root)
@@ -197,11 +201,16 @@ class S3Side:
             await asyncio.sleep(1)
 
     async def _note(self) -> None:
-        """Tell the platform, by a file's time of change, that S3 is in use: it does not end as idle then."""
+        """
+        Tell the platform, by a file's time of change, that S3 is in use (it does not end as idle then), and by another
+        what was written.
+        """
         while True:
             if self._front.active:
                 self._front.active = False
-                self.root.s3_active.touch()
+                with contextlib.suppress(OSError):
+                    self.root.s3_active.touch()
+                    self._writes.flush()
             await asyncio.sleep(0.5)
 
 

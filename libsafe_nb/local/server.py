@@ -100,7 +100,9 @@ class Server:
             (self.root.logs / "workers.log").open("ab") as worker_log,
         ):
             trouble: dict[str, str] = {}
-            indexer = Indexer(database, objects, BUCKET, keeper.server, tail_log, trouble)
+            indexer = Indexer(
+                database, objects, BUCKET, keeper.server, tail_log, trouble, self.root.s3_writes
+            )
             uploads = Uploads(database, objects, self.root.spool)
 
             def refresh_settings() -> None:
@@ -135,6 +137,7 @@ class Server:
                     keeper.keep(),
                     self._follow_front(keyring),
                     indexer.follow(),
+                    indexer.mind(),
                     uploads.run(),
                     workers.run(),
                     keep_house(self.root, database, trouble),

@@ -178,6 +178,25 @@ def test_a_head_that_servers_may_read_differently_is_refused(raw):
         gate.read_head(raw)
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "written"),
+    [
+        ("PUT", "/libsafe/1/a%20b/c.txt", ("1", "a b/c.txt")),
+        ("POST", "/libsafe/12/a?uploadId=04ae_b", ("12", "a")),
+        ("DELETE", "/libsafe/1/a", ("1", "a")),
+        ("DELETE", "/libsafe/1/a?versionId=04ae", ("1", "a")),
+        ("GET", "/libsafe/1/a", None),
+        ("HEAD", "/libsafe/1/a", None),
+        ("PUT", "/libsafe/1/a?partNumber=1&uploadId=04ae_b", None),
+        ("PUT", "/libsafe/1/a?tagging", None),
+        ("POST", "/libsafe/1/a?uploads", None),
+        ("DELETE", "/libsafe/1/a?uploadId=04ae_b", None),
+    ],
+)
+def test_what_is_about_to_change_is_known(method, target, written):
+    assert judged(method, target).writes == written
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(raw):
     with contextlib.suppress(Refused):

@@ -267,6 +267,53 @@ def test_rows_that_differ_from_the_store_are_put_right_after_a_start(root):
         eventually(lambda: found() == truth)
 
 
+def tail_of(root):
+    """The program that prints the store's event stream."""
+    platform = Root(root).running().pid
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            if parent == platform and b"filer.meta.tail" in stat.with_name("cmdline").read_bytes():
+                return ProcessId.of(int(stat.parent.name))
+    return None
+
+
+def test_what_the_stream_does_not_tell_is_looked_up(root):
+    """Under load the store's stream was silent for more than a minute, while files were put."""
+    with local.serve(root) as platform, clients(platform.settings) as (rest, s3):
+
+        def put(name, body=b"x"):
+            s3.put_object(Bucket="libsafe", Key=f"1/{name}", Body=body)
+
+        def listed():
+            return {each["path"] for each in rest.listed("1", type="FILE")}
+
+        for name in ("kept", "changed", "deleted", "one of a list"):
+            put(name)
+        eventually(lambda: len(listed()) == 4)
+        silent = tail_of(root)
+        assert silent.signal(signal.SIGSTOP)
+        put("new")
+        put("changed", b"more")
+        s3.copy_object(Bucket="libsafe", Key="1/copy", CopySource="libsafe/1/kept")
+        upload = {"Bucket": "libsafe", "Key": "1/parts"}
+        upload["UploadId"] = s3.create_multipart_upload(**upload)["UploadId"]
+        part = s3.upload_part(**upload, PartNumber=1, Body=b"part")
+        s3.complete_multipart_upload(
+            **upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+        )
+        s3.delete_object(Bucket="libsafe", Key="1/deleted")
+        s3.delete_objects(Bucket="libsafe", Delete={"Objects": [{"Key": "1/one of a list"}]})
+        names = {"kept", "changed", "new", "copy", "parts"}
+        eventually(lambda: listed() == names, within=20)
+        sizes = {each["path"]: each["size"] for each in rest.listed("1", type="FILE")}
+        assert sizes["changed"] == 4
+        # The stream is begun anew, and goes on.
+        eventually(lambda: tail_of(root) not in (None, silent))
+        put("after")
+        eventually(lambda: listed() == {*names, "after"})
+
+
 def test_jobs_created_under_repeated_kills_are_made_once(root):
     """Each write carries a key; whatever was answered or not, a repeat makes no second row."""
     settings = local.ensure(root)
