@@ -27,6 +27,7 @@ BUDGET = 600.0
 """Seconds in which a scheduler that went away is waited for."""
 LONGEST = 15.0
 """Seconds between two tries at most."""
+SLICE = 0.2
 _SET_BY_DASK = frozenset(
     {
         "MALLOC_TRIM_THRESHOLD_",
@@ -53,6 +54,8 @@ class Cluster(Executor):
         A function and its argument, called in each worker by `interrupt`.
     budget
         Seconds in which `submit` waits for a scheduler that went away.
+    check
+        Called again and again meanwhile; what it raises ends the waiting.
 
     Raises
     ------
@@ -67,6 +70,7 @@ class Cluster(Executor):
         workers: int | None = None,
         cancel: tuple[Callable[[str], None], str],
         budget: float = BUDGET,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         try:
             # Imported here: a second, for those who use it.
@@ -74,7 +78,7 @@ class Cluster(Executor):
         except ImportError as exc:
             raise UsageError(f"--dask: Dask is not installed; {REMEDY}") from exc
         self._distributed = distributed
-        self._cancel, self._budget = cancel, budget
+        self._cancel, self._budget, self._check = cancel, budget, check
         self._own: Any = None
         self._environment = dict(os.environ)
         if address == "local":
@@ -117,8 +121,14 @@ class Cluster(Executor):
                 raise ExecutionError(
                     f"{self.address}: expected the Dask scheduler back, found none within {patience.spent()}"
                 )
-            time.sleep(pause)
+            self._wait(pause)
         return self._client
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._check()
+            time.sleep(min(left, SLICE))
 
     def _drop(self) -> None:
         client, self._client = self._client, None

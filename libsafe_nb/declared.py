@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from libsafe_nb import syntax
 from libsafe_nb.errors import ParameterError
 from libsafe_nb.secrets import PLACEHOLDER, Secret
 
@@ -51,10 +52,10 @@ def annotation(source: str) -> Any:
     """The type an annotation names; `Any` for one that is not built from JSON's own types."""
     text = re.sub(r"\b(typing|libsafe_nb)\.", "", source)
     try:
-        tree = ast.parse(text, mode="eval")
+        tree = syntax.parse_expression(text)
         if isinstance(tree.body, ast.Constant) and isinstance(tree.body.value, str):
             # A quoted annotation, as `from __future__ import annotations` has taught people to write.
-            tree = ast.parse(tree.body.value, mode="eval")
+            tree = syntax.parse_expression(tree.body.value)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Any
     allowed = (

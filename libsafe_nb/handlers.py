@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from libsafe_nb import syntax
 from libsafe_nb.errors import NotebookError
 
 NAME = "handler"
@@ -46,7 +47,7 @@ def tree(source: str | bytes) -> ast.Module:
     """Python as a syntax tree, or one of `UNPARSED`; the author's escapes in strings are no warnings of ours."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ast.parse(source)
+        return syntax.parse(source)
 
 
 def find(module: ast.Module) -> Function | ast.Lambda | None:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from libsafe_nb import declared, handlers, languages, percent, record
+from libsafe_nb import declared, handlers, languages, percent, record, syntax
 from libsafe_nb.declared import Parameter, annotation, type_of
 from libsafe_nb.errors import NotebookError
 from libsafe_nb.secrets import SAMPLE_KEY, weakness
@@ -184,7 +184,7 @@ def from_script(source: bytes, *, name: str) -> FunctionNotebook:
 
     try:
         text = source.decode("utf-8-sig")
-        ast.parse(text)
+        syntax.parse(text)
     except (UnicodeDecodeError, SyntaxError, ValueError) as exc:
         raise NotebookError(
             f"{name}: expected a Python script, got something else ({exc})", notebook=name
@@ -313,7 +313,7 @@ def _statements(source: str) -> list[ast.stmt]:
         with warnings.catch_warnings():
             # Of the author's escapes in strings and the like; the kernel tells them.
             warnings.simplefilter("ignore")
-            return ast.parse(source).body
+            return syntax.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from libsafe_nb import record
+from libsafe_nb import record, syntax
 from libsafe_nb.checks import differs, short
 from libsafe_nb.redact import find_pasted_keys
 
@@ -142,7 +142,7 @@ def _is_python(node: Any) -> bool:
 def _assigned(source: str) -> dict[str, Any]:
     """Names and literals of a parameters cell; papermill writes nothing else."""
     found = {}
-    for statement in ast.parse(source).body:
+    for statement in syntax.parse(source).body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             try:
                 found[statement.targets[0].id] = ast.literal_eval(statement.value)

@@ -145,11 +145,11 @@ def readable(folder):
 
 
 slow = pytest.mark.slow
-FEW_OR_MANY = [pytest.param(3, id="few"), pytest.param(50, id="50", marks=[slow, pytest.mark.timeout(3600)])]
+FEW_OR_MANY = [pytest.param(2, id="few"), pytest.param(50, id="50", marks=[slow, pytest.mark.timeout(3600)])]
 
 
 @pytest.mark.parametrize(
-    "count", [pytest.param(5, id="few"), pytest.param(200, id="200", marks=[slow, pytest.mark.timeout(3600)])]
+    "count", [pytest.param(3, id="few"), pytest.param(200, id="200", marks=[slow, pytest.mark.timeout(3600)])]
 )
 def test_the_runner_is_killed(count, runs):
     process, _ = runs.start_until("begun")

@@ -447,7 +447,9 @@ def test_wrapped_base64_is_found_wherever_json_escapes_cut_it(escaped, lines):
 
 
 @pytest.mark.parametrize(("width", "indent"), [(76, ""), (999, "  "), (0, "")])
-@pytest.mark.parametrize("place", [0.31, 0.65535, 0.99])
+@pytest.mark.parametrize(
+    "place", [0.65535, *(pytest.param(at, marks=pytest.mark.slow) for at in (0.31, 0.99))]
+)
 def test_a_secret_is_found_wherever_it_stands_in_megabytes_of_base64(width, indent, place):
     """Such a run is decoded in parts, and a secret may lie across two of them, or deeper still."""
     chance = random.Random(place)

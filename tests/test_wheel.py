@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from pathlib import Path
@@ -64,15 +65,31 @@ def of_our_kernel(notebook, target):
     return str(target)
 
 
-def test_the_installed_wheel_runs_a_notebook_of_its_own(wheel, tmp_path):
-    venv.create(tmp_path / "venv", with_pip=True)
+@pytest.mark.parametrize(
+    "alone",
+    [
+        pytest.param(False, id="what it needs is that of this environment"),
+        pytest.param(True, id="with what it asks for", marks=pytest.mark.slow),
+    ],
+)
+def test_the_installed_wheel_runs_a_notebook_of_its_own(alone, wheel, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=alone)
     python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", f"{wheel}[local]"], check=True, capture_output=True
-    )
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LIBSAFE_NB_HOME": str(tmp_path / "state")}
+    install = ["-m", "pip", "install", "--quiet"]
+    if alone:
+        subprocess.run([python, *install, f"{wheel}[local]"], check=True, capture_output=True)
+    else:
+        subprocess.run(
+            [sys.executable, "-m", "pip", "--python", python, *install[2:], "--no-deps", str(wheel)],
+            check=True,
+            capture_output=True,
+        )
+        (packages,) = tmp_path.glob("venv/lib/*/site-packages")
+        (packages / "ours.pth").write_text(sysconfig.get_path("purelib"))
+        environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")
     sample = tmp_path / "a file.txt"
     sample.write_text("hello")
-    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LIBSAFE_NB_HOME": str(tmp_path / "state")}
     kept = {name: os.environ[name] for name in ("LANG", "TMPDIR") if name in os.environ}
     find = "import libsafe_nb, pathlib; print(pathlib.Path(libsafe_nb.__file__).parent / 'notebooks' / 'hash_files.ipynb')"
     options = {"env": environ | kept, "cwd": tmp_path, "capture_output": True, "text": True}

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from libsafe_nb import syntax
+
 DEPTH = 200
 """Code nested deeper, such as a sum of a thousand terms, is not looked into: walking it takes a call a level."""
 
@@ -224,14 +226,14 @@ def _python_cell(number: int, first: int, source: str, code: str, commands: tupl
 
 def _parsed(code: str) -> ast.Module:
     try:
-        return ast.parse(code)
+        return syntax.parse(code)
     except SyntaxError:
         if code.count("\n") > MOST_LINES:
             raise MemoryError from None
         changed = _as_python(code)
         if changed == code:
             raise
-        return ast.parse(changed)
+        return syntax.parse(changed)
 
 
 def _as_python(code: str) -> str:
@@ -254,7 +256,7 @@ def _as_python(code: str) -> str:
         if lines == before:
             break
         try:
-            ast.parse("".join(lines))
+            syntax.parse("".join(lines))
             break
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue

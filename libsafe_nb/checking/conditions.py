@@ -6,6 +6,7 @@ import ast
 import functools
 from collections.abc import Mapping
 
+from libsafe_nb import syntax
 from libsafe_nb.checking.cells import called_name, names_in
 
 Known = frozenset[tuple[str, bool]]
@@ -64,4 +65,4 @@ def without(known: Known, names: set[str]) -> Known:
 
 @functools.lru_cache(1000)
 def _named(text: str) -> set[str]:
-    return names_in(ast.parse(text, mode="eval"))
+    return names_in(syntax.parse_expression(text))

@@ -66,8 +66,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program: an error ends it with one or two sentences on stderr and the exit code of contract 2."""
     debug = "--debug" in (arguments or sys.argv[1:])
-    # Where JupyterLab is installed, that is a second or two for each command that reads a notebook.
-    spared.spare(*spared.JSONSCHEMA)
+    # Where they are installed, that is a second or two for each command that reads a notebook.
+    spared.spare(*spared.JSONSCHEMA, *spared.PAPERMILL)
     try:
         sys.exit(
             cli.main(args=list(arguments) if arguments is not None else None, standalone_mode=False) or 0

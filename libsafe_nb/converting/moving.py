@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from libsafe_nb import syntax
 from libsafe_nb.errors import NotebookError
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ def parts(
 def same(made: Iterable[str], statements: Iterable[ast.stmt]) -> bool:
     """Whether texts mean the statements that they were taken from."""
     try:
-        again = [each for part in made for each in ast.parse(part).body]
+        again = [each for part in made for each in syntax.parse(part).body]
     except SyntaxError:
         return False
     return [ast.dump(each) for each in again] == [ast.dump(each) for each in statements]
@@ -92,7 +93,7 @@ def expression(text: str, node: ast.expr) -> str:
     """An expression as it was written; written anew where it means that only within the brackets around it."""
     written = ast.get_source_segment(text, node) or ""
     try:
-        is_same = ast.dump(ast.parse(written, mode="eval").body) == ast.dump(node)
+        is_same = ast.dump(syntax.parse_expression(written).body) == ast.dump(node)
     except SyntaxError:
         is_same = False
     return written if is_same else ast.unparse(node)
@@ -101,7 +102,7 @@ def expression(text: str, node: ast.expr) -> str:
 def indented(text: str) -> str:
     """Python four columns to the right; the inner lines of texts that span several stay as they are."""
     inside: set[int] = set()
-    for each in ast.walk(ast.parse(text)):
+    for each in ast.walk(syntax.parse(text)):
         if isinstance(each, (ast.Constant, ast.JoinedStr)) and (each.end_lineno or 0) > each.lineno:
             if isinstance(each, ast.Constant) and not isinstance(each.value, (str, bytes)):
                 continue

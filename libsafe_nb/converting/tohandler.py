@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from libsafe_nb import handlers, notebook
+from libsafe_nb import handlers, notebook, syntax
 from libsafe_nb.converting import cells, moving, names, written
 from libsafe_nb.converting.cells import EXPECTED, PARAMETERS, Cell
 from libsafe_nb.converting.moving import guarded, indented
@@ -235,7 +235,7 @@ def _own(cell: Cell, found: list[Cell]) -> Cell:
         elif _is_sample(each, cell):
             text = moving.replaced(text, each)
     own = dataclasses.replace(cell, text=text, tree=cells.tree(text, cell.place))
-    plain = ast.parse(text)
+    plain = syntax.parse(text)
     for each in plain.body:
         if isinstance(each, ast.AnnAssign):
             each.annotation = ast.Constant(None)

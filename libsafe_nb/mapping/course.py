@@ -164,6 +164,8 @@ class Course:
         How many units may be submitted at once.
     show
         Called with the view as things change.
+    check
+        Called again and again; raises `RunCancelled` to end it.
     """
 
     def __init__(
@@ -176,10 +178,11 @@ class Course:
         platform: str | None = None,
         fresh: bool = False,
         show: Callable[[View], None] = lambda view: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.connection, self.ledger, self.executor = connection, ledger, executor
         self.counts = Counts()
-        self._most, self._platform, self._show = most, platform, show
+        self._most, self._platform, self._show, self._check = most, platform, show, check
         self._units = open_units(ledger, self.counts, fresh=fresh)
         self._pieces: deque[str] = deque()
         self._held: list[tuple[float, str]] = []
@@ -236,6 +239,7 @@ class Course:
         return self.executor.submit(working.work, plan.map, plan.container, unit, *more)
 
     def _more(self) -> str | None:
+        self._check()
         if self._pieces:
             return self._pieces.popleft()
         now = time.monotonic()
@@ -267,6 +271,7 @@ class Course:
         self._hold(unit)
 
     def _tick(self) -> None:
+        self._check()
         now = time.monotonic()
         if now - self._told_at < TELL_EVERY:
             return

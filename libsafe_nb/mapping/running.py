@@ -93,7 +93,7 @@ def run(
         The platform or the workers are away; the map can be resumed.
     """
     begun = time.monotonic()
-    with Interrupts(), contextlib.closing(connect(settings=settings)) as connection:
+    with Interrupts() as interrupts, contextlib.closing(connect(settings=settings)) as connection:
         if resumed is None:
             if notebook is None:
                 raise UsageError("expected a NOTEBOOK, got none")
@@ -111,7 +111,7 @@ def run(
         else:
             ledger = resume(connection, container, _chosen_map(connection, container, notebook, resumed))
         platform = connection.platform_file if dask in (None, "local") else None
-        with _hands(dask, workers, ledger) as hands:
+        with _hands(dask, workers, ledger, interrupts.check) as hands:
             course = Course(
                 connection,
                 ledger,
@@ -120,8 +120,11 @@ def run(
                 platform=platform,
                 fresh=resumed is None,
                 show=show,
+                check=interrupts.check,
             )
             show(course.view)
+            # Whatever it comes upon, be it a library's own call, might take the exception for one of its own.
+            interrupts.hold()
             try:
                 told = course.travel()
             except RunCancelled as exc:
@@ -160,7 +163,7 @@ def _chosen_map(connection: Connection, container: str, notebook: str | Path | N
 
 
 @contextlib.contextmanager
-def _hands(dask: str | None, workers: int | None, ledger: Ledger) -> Iterator[Any]:
+def _hands(dask: str | None, workers: int | None, ledger: Ledger, check: Callable[[], None]) -> Iterator[Any]:
     if dask is None:
         crew = Crew(workers or default_workers())
         try:
@@ -170,7 +173,7 @@ def _hands(dask: str | None, workers: int | None, ledger: Ledger) -> Iterator[An
         return
     from libsafe_nb.cluster import Cluster
 
-    cluster = Cluster(dask, workers=workers, cancel=(underway.cancel, ledger.plan.map))
+    cluster = Cluster(dask, workers=workers, cancel=(underway.cancel, ledger.plan.map), check=check)
     try:
         yield cluster
     finally:

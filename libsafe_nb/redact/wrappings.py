@@ -10,13 +10,13 @@ Plain base64 and hex of a secret are found by `matching` already; here it is abo
 
 from __future__ import annotations
 
-import ast
 import base64
 import binascii
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from libsafe_nb import syntax
 from libsafe_nb.redact.containers import (
     BEGINNINGS,
     Allowance,
@@ -306,7 +306,7 @@ class Unwrapping:
         for match in _BYTES.finditer(text) if "\\x" in text else ():
             if "\\x" in match[2]:
                 try:
-                    data = ast.literal_eval(match[0])
+                    data = syntax.literal(match[0])
                 except (ValueError, SyntaxError):
                     continue
                 wrapped = self._alone(match.start(), match.end(), [("bytes", data)], ())

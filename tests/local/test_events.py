@@ -240,15 +240,15 @@ def test_a_look_up_needs_no_waiting(s3, rest, container):
     rest.refused(404, "GET", f"/container/{container}/file/path/a")
 
 
-def test_two_thousand_objects_by_eight_clients_all_appear(s3, rest, container):
+def test_five_hundred_objects_by_eight_clients_all_appear(s3, rest, container):
     def put(number):
         s3.put_object(Bucket=BUCKET, Key=f"{container}/{number % 7}/{number}", Body=b"x" * (number % 100))
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(put, range(2000)))
+        list(pool.map(put, range(500)))
 
     def sizes():
         return {each["path"]: each["size"] for each in rest.listed(container, type="FILE", limit=10000)}
 
-    eventually(lambda: len(sizes()) == 2000)
-    assert sizes() == {f"{number % 7}/{number}": number % 100 for number in range(2000)}
+    eventually(lambda: len(sizes()) == 500)
+    assert sizes() == {f"{number % 7}/{number}": number % 100 for number in range(500)}
