@@ -210,8 +210,8 @@ class Indexer:
         try:
             while True:
                 await asyncio.sleep(1)
-                self._awaited.extend(each for each in self._writes.read() if each[0] >= since)
                 try:
+                    self._awaited.extend(each for each in self._writes.read() if each[0] >= since)
                     await self._look_at_late()
                     self._trouble.pop("late", None)
                 except Exception as exc:

@@ -72,13 +72,7 @@ class Reader:
                 return []
             self._file = self._path.open()
         *lines, self._rest = (self._rest + self._file.read()).split("\n")
-        found = []
-        for line in lines:
-            at, key = json.loads(line)
-            container, _, path = key.partition("/")
-            if path and not path.endswith("/"):
-                found.append((at, (int(container), path)))
-        return found
+        return [found for line in lines if (found := _write(line)) is not None]
 
     def _replaced(self) -> bool:
         if self._file is None:
@@ -87,3 +81,13 @@ class Reader:
             return self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino
         except FileNotFoundError:
             return False
+
+
+def _write(line: str) -> Write | None:
+    """None of a folder's marker, and of a line that a killed writer left in the middle."""
+    try:
+        at, key = json.loads(line)
+        container, _, path = key.partition("/")
+        return None if path.endswith("/") else (int(at), (int(container), path))
+    except (ValueError, TypeError, AttributeError):
+        return None

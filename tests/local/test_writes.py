@@ -50,6 +50,16 @@ def test_half_a_line_is_read_when_it_is_whole(tmp_path):
     reader.close()
 
 
+def test_a_line_that_was_cut_off_is_passed_over(tmp_path):
+    path = tmp_path / "writes"
+    whole = [json.dumps([number, f"1/{number}"]) for number in range(3)]
+    path.write_text("\n".join([whole[0], '[1, "1/cu' + whole[1], "7", whole[2], ""]))
+    reader = Reader(path)
+
+    assert reader.read() == [(0, (1, "0")), (2, (1, "2"))]
+    reader.close()
+
+
 def test_nothing_is_there_yet(tmp_path):
     assert Reader(tmp_path / "writes").read() == []
 
