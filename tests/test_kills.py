@@ -145,7 +145,7 @@ def readable(folder):
 
 
 slow = pytest.mark.slow
-FEW_OR_MANY = [pytest.param(2, id="few"), pytest.param(50, id="50", marks=[slow, pytest.mark.timeout(3600)])]
+FEW_OR_MANY = [pytest.param(1, id="few"), pytest.param(50, id="50", marks=[slow, pytest.mark.timeout(3600)])]
 
 
 @pytest.mark.parametrize(
