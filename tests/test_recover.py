@@ -19,11 +19,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from click.testing import CliRunner
 from engine_runs import wait_for
 from test_run import START, command_environment
 
 import libsafe_nb
 from libsafe_nb import chain, closing, deliveries, desk, errors, evidence, lease, recover, runner, witness
+from libsafe_nb.cli import cli
 from libsafe_nb.connection import connect
 from libsafe_nb.journal import Journal
 from libsafe_nb.record import timestamp
@@ -182,10 +184,21 @@ def test_the_command_says_what_it_did(start, notebook, settings, connection, con
 
     first, second, unknown = command("--json"), command(), command("no-such-run")
 
-    (found,) = (each for each in json.loads(first.stdout) if each["container"] == container)
-    assert (first.returncode, found["status"]) == (0, "errored")
-    assert (second.returncode, second.stdout) == (0, "nothing to recover\n")
+    told = json.loads(first.stdout)
+    (found,) = (each for each in told if each["container"] == container)
+    assert found["status"] == "errored"
+    assert first.returncode == (3 if any(each["status"] == "waiting" for each in told) else 0)
+    assert found["run"] not in second.stdout
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
+
+
+def test_the_command_says_that_there_is_nothing(monkeypatch, tmp_path):
+    for name in [each for each in os.environ if each.startswith("LIBSAFE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LIBSAFE_NB_HOME", str(tmp_path))
+    done = CliRunner().invoke(cli, ["recover"])
+
+    assert (done.exit_code, done.output) == (0, "nothing to recover\n")
 
 
 # Each step of the end -------------------------------------------------------------------------------------------
@@ -428,14 +441,18 @@ def test_a_run_whose_folder_vanishes_is_recorded_from_memory(notebook, settings,
 
 @pytest.fixture
 def lost(start, notebook, settings, connection, container, monkeypatch):
-    """A run whose machine is gone: its process is dead, and there is no folder of it here."""
+    """A run whose machine is gone: its process is dead, and there is no folder of it here. No job is left open."""
     process = start(notebook(START + SLEEP))
     wait_for(lambda: "in the cell" in said(connection, container), 60, "the cell")
     process.kill()
     process.wait()
     (folder,) = (settings.home / "runs").iterdir()
     folder.rename(settings.home / "elsewhere")
-    return settings.home / "elsewhere", folder
+    yield settings.home / "elsewhere", folder
+    monkeypatch.undo()
+    for job in jobs_of(connection, container):
+        if job["status"] in closing.OPEN:
+            connection.client.update_job(job["id"], status="FAILED")
 
 
 def lost_ones(settings, container):

@@ -643,9 +643,10 @@ def test_the_program_is_killed_between_link_and_signature(
     process.wait()
     tsa.answer = None
 
-    command = [sys.executable, "-m", "libsafe_nb", "recover", "--json"]
+    (run,) = (each.name for each in (settings.home / "runs").iterdir())
+    command = [sys.executable, "-m", "libsafe_nb", "recover", run, "--json"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
 
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert len(versions(connection, container)) == 3
     assert verify().exit_code == 0
