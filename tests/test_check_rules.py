@@ -288,7 +288,7 @@ CELLS = st.lists(
 JSON = st.recursive(st.none() | st.text(max_size=5) | st.integers(), lambda each: st.lists(each, max_size=2))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(CELLS, JSON, st.sampled_from(["python", "R", "bash"]))
 def test_whatever_a_notebook_holds_is_checked_and_no_key_is_told(cells, libsafe, language):
     metadata = {"kernelspec": {"name": "x", "language": language, "display_name": "x"}, "libsafe": libsafe}
@@ -322,7 +322,7 @@ def parts(value, depth=0):
         yield from parts(part, depth + 1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_a_damaged_notebook_is_checked_or_refused(tmp_path_factory, data):
     book = json.loads(json.dumps(function(**PLANTED[data.draw(st.sampled_from(sorted(PLANTED)))].fault)))

@@ -123,7 +123,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(
     steps,
     st.sampled_from([DATA, LINES, DATA[:64], DATA[:65], b""]),

@@ -768,7 +768,7 @@ def resources():
     return found
 
 
-@pytest.mark.parametrize("runs", [50, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [30, pytest.param(500, marks=pytest.mark.slow)])
 def test_many_runs_leave_nothing_behind(runs, tmp_path):
     def some(number):
         for _ in range(number):

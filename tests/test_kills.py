@@ -145,7 +145,7 @@ def readable(folder):
 
 
 slow = pytest.mark.slow
-FEW_OR_MANY = [pytest.param(1, id="few"), pytest.param(50, id="50", marks=[slow, pytest.mark.timeout(3600)])]
+MANY = [pytest.param(50, id="50", marks=[slow, pytest.mark.timeout(3600)])]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_the_runner_is_killed(count, runs):
     assert_whole(runs, count)
 
 
-@pytest.mark.parametrize("count", FEW_OR_MANY)
+@pytest.mark.parametrize("count", MANY)
 def test_the_kernel_is_killed(count, runs):
     instants = random.Random(SEED)
     codes = Counter()
@@ -188,7 +188,7 @@ def test_the_kernel_is_killed(count, runs):
 
 
 @pytest.mark.parametrize("victim", ["REST", "S3"])
-@pytest.mark.parametrize("count", FEW_OR_MANY[1:])
+@pytest.mark.parametrize("count", MANY)
 def test_a_server_is_killed(victim, count, runs, served):
     """The S3 server is started again by the platform, the platform by whoever needs it next: here, by the test."""
     root = Root(served.root)
@@ -227,7 +227,7 @@ for number in range(200):
 """
 
 
-@pytest.mark.parametrize("count", [pytest.param(2, id="few"), *FEW_OR_MANY[1:]])
+@pytest.mark.parametrize("count", [pytest.param(2, id="few"), *MANY])
 def test_whatever_is_killed_what_was_told_arrives_once_and_in_order(count, runs, tmp_path, notebook):
     mark = tmp_path / "mark"
     runs.function = notebook(START + TELLER.format(mark=str(mark)), name="teller.ipynb"), runs.function[1]
@@ -255,6 +255,7 @@ def test_whatever_is_killed_what_was_told_arrives_once_and_in_order(count, runs,
         assert len(said) - 1 <= len(values) <= len(said)
 
 
+@slow
 def test_the_test_can_fail(runs):
     """What is looked for in these tests is found where it is: a job left open, evidence that is not there."""
     process, _ = runs.start_until("kernel")

@@ -138,6 +138,7 @@ def test_the_open_notebook_is_run_as_a_function(page, connection, container):
     assert [each["status"] for each in connection.client.jobs(container=container)] == ["COMPLETED"]
 
 
+@pytest.mark.slow
 def test_a_revoked_key_is_told_in_the_lab(browser, connection, platform, container, tmp_path):
     """The vendor's page: without an active API key it is 403 Forbidden."""
     with Client.of(platform.settings, root=True) as root:

@@ -96,9 +96,9 @@ def ended(connection, container):
     return 0
 
 
-@pytest.mark.parametrize(
-    "batches", [6, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
-)
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("batches", [6, 50])
 def test_a_worker_is_killed_and_the_scheduler_restarted_and_each_file_has_one_result(
     batches, dask, platform, connection, container, tmp_path
 ):

@@ -118,6 +118,7 @@ def test_nothing_is_imported_or_started_for_those_who_do_not_use_it(tests):
     done.assert_outcomes(passed=1)
 
 
+@pytest.mark.slow
 def test_workers_have_a_platform_each_and_nothing_stays(tests, pytester, monkeypatch):
     """Nor is the configured platform used: its keys and its home are left alone."""
     told = pytester.path / "told"

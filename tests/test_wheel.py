@@ -65,11 +65,12 @@ def of_our_kernel(notebook, target):
     return str(target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "alone",
     [
         pytest.param(False, id="what it needs is that of this environment"),
-        pytest.param(True, id="with what it asks for", marks=pytest.mark.slow),
+        pytest.param(True, id="with what it asks for"),
     ],
 )
 def test_the_installed_wheel_runs_a_notebook_of_its_own(alone, wheel, tmp_path):
