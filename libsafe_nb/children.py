@@ -61,6 +61,9 @@ class Past(Protocol):
     def ask(self, order: Order, make: Callable[[str], Shape]) -> Shape:
         """Have a call made under the key that it chooses, or answered by the one that an interrupted run made."""
 
+    def release(self, number: int) -> None:
+        """The next call of this one's kind has its key: nobody answered, and its caller was told that there is none."""
+
 
 class Children:
     """
@@ -216,11 +219,17 @@ class Children:
             draft.before,
             on_failure == "stop",
             making.start,
+            lambda: making.doubtful,
             {**_NOT_MADE, "container": draft.container},
         )
         if self._recorded is None and not all(self._find(key).state == "ended" for key in draft.before):
             making.tell_held()
-        self._holding.add(held)
+        try:
+            self._holding.add(held)
+        except LibsafeError:
+            if making.doubtful and self._past is not None:
+                self._past.release(number)
+            raise
         told = {name: held.found.get(name) for name in ("call", "job", "version", "status")}
         return {**told, "key": draft.key, "container": draft.container}
 
@@ -409,8 +418,17 @@ class Children:
 
     def _ends(self, calls: Sequence[str], seconds: float, question: str) -> Iterator[tuple[str, Shape]]:
         client = self._client()
+        wrong: Exception | None = None
         for each in Functions(client).look(calls, ended=True, wait=seconds, question=question):
-            yield each["id"], self._saw(each["id"], asking.seen(client, each, each["job"]))
+            try:
+                found = asking.seen(client, each, each["job"])
+            except (LookupError, TypeError, ValueError) as exc:
+                # An answer that makes no sense keeps no other call from its end.
+                wrong = exc
+                continue
+            yield each["id"], self._saw(each["id"], found)
+        if wrong is not None:
+            raise wrong
 
     def _seen(self, call: str, what: Callable[[Client, str], Shape]) -> Shape:
         return self._saw(call, what(self._client(), call))
@@ -468,8 +486,9 @@ class Children:
         self._holding.wait_for_held()
 
     def cancel_all(self, why: str) -> None:
-        """Cancel all calls that have not ended."""
+        """Cancel all calls that have not ended; one whose answer was lost has some seconds to be found again."""
         self._holding.cancel_all({"type": "RunCancelled", "message": why, "cell_id": None})
+        self._holding.wait_for_doubtful(DOUBT)
 
     def settle(self, unless: Callable[[], bool] = lambda: False) -> None:
         """
@@ -505,6 +524,8 @@ class Children:
         self._holding.close()
 
 
+DOUBT = 3.0
+"""Seconds in which a call of which nobody knows whether it was made is asked for again, to be cancelled."""
 STORES = 10.0
 """Seconds in which the evidence of a call that was cancelled while it ran is waited for."""
 LOOK = 0.2
@@ -519,6 +540,8 @@ class _Making:
         self._calls, self._client, self._draft = calls, client, draft
         self._told = False
         self._asked_once = False
+        self.doubtful = False
+        """Whether the platform may have made it though it has not answered."""
         self._refused_as: str | None = None
         """What was told last of why it was not taken."""
         self._shown: Shape | None = None
@@ -590,7 +613,13 @@ class _Making:
         if not self._asked_once:
             calls._tell(event)
             self._asked_once = True
-        made = self._asked(order)
+        self.doubtful = True
+        try:
+            made = self._asked(order)
+        except LibsafeError as exc:
+            self.doubtful = isinstance(exc, Unreachable) and exc.status != FULL
+            raise
+        self.doubtful = False
         if self._shown != given:
             # The platform took them, so none is a secret.
             calls._tell({"kind": "child", "key": key, "params": given})

@@ -56,6 +56,9 @@ class Held:
     start
         Asks the platform for it; answers what is known of it. That may be how it ended; `over` says so where its status does
         not. Called again if nobody answered.
+    doubtful
+        Whether the platform may have made it though no answer came back. Such a call is asked for again, under its key, also
+        to be cancelled.
     found
         What is known of it by now.
     """
@@ -66,6 +69,7 @@ class Held:
     before: frozenset[str]
     stops: bool
     start: Callable[[], Shape]
+    doubtful: Callable[[], bool] = lambda: False
     found: Shape = field(default_factory=lambda: {"status": "held"})
     state: str = "held"
     cancelled: Shape | None = None
@@ -210,13 +214,22 @@ class Holding:
             while any(each.state in ("held", "starting") for each in self._calls.values()):
                 self._changed.wait()
 
+    def wait_for_doubtful(self, seconds: float) -> None:
+        """Until those of which no answer came back have ended, or so many seconds."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            left = [each for each in self._calls.values() if each.state != "ended" and each.doubtful()]
+        for held in left:
+            held.ended.wait(max(0.0, deadline - time.monotonic()))
+
     def cancel(self, held: Held, error: Shape) -> None:
         """Cancel a call; one that was held back ends with this error and is never made."""
         with self._changed:
             if held.state == "ended":
                 return
             held.cancelled = held.cancelled or error
-            mine, call = held.state == "held", held.id
+            # A doubtful one is asked for again by the thread, and cancelled when its answer comes.
+            mine, call = held.state == "held" and not held.doubtful(), held.id
             if mine:
                 held.state = "starting"
         if mine:
@@ -255,7 +268,7 @@ class Holding:
 
     def _start(self, held: Held) -> bool:
         """Whether it was settled: not if it is to be tried again."""
-        if held.cancelled is not None:
+        if held.cancelled is not None and not held.doubtful():
             self._not_made(held, "cancelled", held.cancelled)
             return True
         try:

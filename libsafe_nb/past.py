@@ -58,7 +58,10 @@ class Past:
         self._lock = threading.Lock()
         self._lineage: Lineage | None = None
         self._asked: Counter[str] = Counter()
-        self._keys: dict[int, str] = {}
+        self._keys: dict[int, tuple[str, str]] = {}
+        """By a call's number its digest and its key."""
+        self._free: dict[str, list[str]] = {}
+        """By digest the keys under which the platform may have made a call that its caller was told is none."""
         self._versions: dict[tuple[str, int | None], str | None] = {}
 
     def earlier(self, order: Order) -> Answer:
@@ -97,6 +100,16 @@ class Past:
                 return {**made, "resumed": before}
             made = make(f"{key}/{again}-{number}")
         return made
+
+    def release(self, number: int) -> None:
+        """
+        Nobody answered whether this call was made, and its caller was told so: the next of its kind is asked for under the
+        same key, so that a caller who tries again starts nothing twice.
+        """
+        with self._lock:
+            if number in self._keys:
+                digest, key = self._keys.pop(number)
+                self._free.setdefault(digest, []).append(key)
 
     def _again(self, made: Shape, lineage_: Lineage) -> str | None:
         """Why a call of an interrupted run is asked for once more; None where it stands. One that is open is ours from now on."""
@@ -151,9 +164,13 @@ class Past:
         with self._lock:
             if order.number not in self._keys:
                 # Once for a call, however often the platform has to be asked.
-                self._asked[digest] += 1
-                self._keys[order.number] = f"{lineage_.name}/{digest}/{self._asked[digest]}"
-            return self._keys[order.number]
+                if free := self._free.get(digest):
+                    key = free.pop(0)
+                else:
+                    self._asked[digest] += 1
+                    key = f"{lineage_.name}/{digest}/{self._asked[digest]}"
+                self._keys[order.number] = digest, key
+            return self._keys[order.number][1]
 
     def _sha256(self, function: str, version: int | None) -> str | None:
         """Of the version that is asked for, as it is when the function is first called: a new one is another call."""

@@ -14,7 +14,8 @@ from test_calls import GLUE, publish_to, read
 from test_run import command_environment
 
 import libsafe_nb
-from libsafe_nb import children, errors, flow, holding, references, replay
+from libsafe_nb import asking, children, errors, flow, holding, references, replay
+from libsafe_nb.recordedcalls import ENDED
 from libsafe_nb.redact.matching import SecretSet
 
 WRITE = f"""{REQUEST}{GLUE}
@@ -321,12 +322,77 @@ def test_a_run_that_waits_for_its_calls_and_is_ended_cancels_them(place, connect
     assert list(functions.calls(function=keys["sleep"], status="running")) == []
 
 
-def test_outside_a_run_this_process_holds_back(place, platform, monkeypatch):
-    container, keys, _ = place
+@pytest.fixture
+def outside(platform, monkeypatch):
+    """This process, which is no run, makes calls of the platform's functions."""
     monkeypatch.setattr("libsafe_nb.interactive.payload._asked", [])
     for name, value in command_environment(platform).items():
         if name.startswith("LIBSAFE_"):
             monkeypatch.setenv(name, value)
+
+
+def test_a_call_whose_answer_was_lost_is_found_again_to_be_cancelled(place, outside, functions, monkeypatch):
+    container, keys, _ = place
+    ask, lost = asking.ask, []
+
+    def answers_nobody_at_first(client, function, **options):
+        made = ask(client, function, **options)
+        if function == keys["sleep"] and not lost:
+            lost.append(made["call"])
+            raise errors.Unreachable("the answer was lost")
+        return made
+
+    monkeypatch.setattr(asking, "ask", answers_nobody_at_first)
+    monkeypatch.setattr(holding, "AGAIN", 4.0)
+    first = libsafe_nb.call(keys["write"], params={"name": "lost"}, container=container)
+    then = libsafe_nb.call(keys["sleep"], after=first, container=container)
+    wait_for(lambda: lost, 60, "the call")
+    then.cancel()
+
+    assert then.id is None
+    wait_for(lambda: then.status == "cancelled", 60, "the cancelled call")
+    assert [then.id] == lost
+    assert functions.get_call(lost[0])["status"] == "cancelled"
+
+
+def test_who_tries_again_after_a_lost_answer_starts_nothing_twice(place, outside, monkeypatch):
+    container, keys, _ = place
+    ask, lost = asking.ask, []
+
+    def answers_nobody_at_first(*arguments, **options):
+        made = ask(*arguments, **options)
+        if not lost:
+            lost.append(made["call"])
+            raise errors.Unreachable("the answer was lost")
+        return made
+
+    monkeypatch.setattr(asking, "ask", answers_nobody_at_first)
+    with pytest.raises(errors.Unreachable):
+        libsafe_nb.call(keys["count"], params={"x": "once"}, container=container)
+    again = libsafe_nb.call(keys["count"], params={"x": "once"}, container=container)
+    another = libsafe_nb.call(keys["count"], params={"x": "once"}, container=container)
+
+    assert again.id == lost[0] != another.id
+    assert again.result(60).status == another.result(60).status == "completed"
+
+
+def test_an_answer_that_makes_no_sense_keeps_no_other_call_waiting(place, outside, monkeypatch):
+    container, keys, _ = place
+    seen, odd = asking.seen, []
+
+    def nonsense(client, found, *job):
+        if found["id"] in odd and found["status"] in ENDED:
+            raise KeyError("date_start")
+        return seen(client, found, *job)
+
+    monkeypatch.setattr(asking, "seen", nonsense)
+    odd.append(libsafe_nb.call(keys["write"], params={"name": "odd"}, container=container).id)
+
+    assert libsafe_nb.call(keys["count"], container=container).result(60).status == "completed"
+
+
+def test_outside_a_run_this_process_holds_back(place, outside):
+    container, keys, _ = place
     one = libsafe_nb.call(keys["write"], params={"name": "mine"}, container=container)
     then = libsafe_nb.call(keys["count"], files=one, params={"x": one.scraps["pages"]}, container=container)
     assert (then.status, then.id) == ("held", None)
@@ -515,6 +581,29 @@ def test_a_chain_of_ten_thousand_is_cancelled_without_making_one(queue):
     assert kept.wait_for_all(5, lambda: False)
     assert (queue.made, queue.cancelled) == (["0"], ["0"])
     assert len(queue.told) == 9_999
+
+
+def test_one_that_may_have_been_made_is_asked_for_again_before_it_is_cancelled(queue, monkeypatch):
+    monkeypatch.setattr(holding, "AGAIN", 0.05)
+    queue.kept = kept = queue.holding()
+    answers, doubt = iter([errors.Unreachable("no answer")] * 3), [False]
+
+    def start():
+        doubt[0] = True
+        for lost in answers:
+            raise lost
+        return queue.start("late")()
+
+    kept.add(queue.held("a"))
+    held = dataclasses.replace(queue.held("late", "a"), start=start, doubtful=lambda: doubt[0])
+    kept.add(held)
+    queue.ends["a"] = "completed"
+    wait_for(lambda: doubt[0], 5)
+    kept.cancel_all({"type": "RunCancelled", "message": "", "cell_id": None})
+    kept.wait_for_doubtful(5)
+
+    assert (held.state, held.found["status"], queue.cancelled) == ("ended", "cancelled", ["late"])
+    assert queue.told == []
 
 
 def test_what_finds_the_queue_full_is_made_later_in_its_order(monkeypatch):
