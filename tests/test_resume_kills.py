@@ -163,10 +163,14 @@ def test_a_workflow_that_is_killed_completes_when_it_is_run_again(workflow):
     assert ends(workflow.start("whole"))[0] == 0
     lasts = time.monotonic() - begun
     check(workflow, "whole", {})
-    for number, victim in zip(range(TIMES), itertools.cycle(["runner", "kernel", "platform"]), strict=False):
+    victims = itertools.cycle(["runner", "kernel", "platform"])
+    victim = next(victims)
+    # An instant may lie behind the end: then nobody was killed, and the same one's turn comes again.
+    for number in itertools.takewhile(lambda _: killed.total() < TIMES, range(2 * TIMES)):
         process = workflow.start(number)
         time.sleep(instants.uniform(0.1, 1.0) * lasts)
-        killed[victim] += workflow.kill(victim, process, instants)
+        hit = workflow.kill(victim, process, instants)
+        killed[victim] += hit
         code, told = ends(process)
         done = {name: each for name, each in workflow.calls().items() if each["status"] == "completed"}
         codes[victim, code] += 1
@@ -174,6 +178,7 @@ def test_a_workflow_that_is_killed_completes_when_it_is_run_again(workflow):
             again, told = ends(workflow.start(number))
             assert again == 0, (victim, code, told)
         check(workflow, number, done)
+        victim = next(victims) if hit else victim
 
     # Only what was killed has no verdict; no run has a wrong one.
     assert set(codes) <= {
@@ -181,7 +186,7 @@ def test_a_workflow_that_is_killed_completes_when_it_is_run_again(workflow):
         *((victim, code) for victim in ("kernel", "platform") for code in (0, 3)),
     }
     print(f"killed: {dict(killed)}")
-    assert min(killed[victim] for victim in ("runner", "kernel", "platform")) > 10
+    assert min(killed[victim] for victim in ("runner", "kernel", "platform")) >= TIMES // 3
     report = libsafe_nb.verify(workflow.container, deep=True, settings=workflow.settings)
     assert report.exit_code == 0, "\n".join(map(str, report.checks))
 
