@@ -768,7 +768,7 @@ def resources():
     return found
 
 
-@pytest.mark.parametrize("runs", [30, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [50, pytest.param(500, marks=pytest.mark.slow)])
 def test_many_runs_leave_nothing_behind(runs, tmp_path):
     def some(number):
         for _ in range(number):
@@ -780,6 +780,6 @@ def test_many_runs_leave_nothing_behind(runs, tmp_path):
     more_files, more_kib, its_more_files, its_more_kib = resources()
 
     assert (more_files, its_more_files) == (files, its_files)
-    # What one run takes is some 100 KiB, were it kept; the heaps settle in the first runs.
-    assert more_kib - kib < 4096 + 20 * runs
+    # What one run takes is some 100 KiB, were it kept: more than this. The heaps settle in the first runs.
+    assert more_kib - kib < 2048 + 20 * runs
     assert its_more_kib - its_kib < 2048

@@ -237,9 +237,8 @@ def test_without_files_it_says_so(platform, connection):
 
 
 @pytest.mark.slow
-def test_what_a_change_touches_is_done_again_and_what_cannot_be_done_is_told(
-    first, place, platform, connection, tmp_path
-):
+def test_what_a_change_touches_is_done_again_and_what_cannot_be_done_is_told(platform, connection, tmp_path):
+    place = new_place(connection)
     (tmp_path / "people").mkdir()
     (tmp_path / "people" / "members.txt").write_text("The list of members was withdrawn.\n")
     whole = (SAMPLES / "pictures" / "1910-11 tram.gif").read_bytes()

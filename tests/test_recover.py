@@ -184,6 +184,7 @@ def test_the_command_says_what_it_did(start, notebook, settings, connection, con
 
     first, second, unknown = command("--json"), command(), command("no-such-run")
 
+    # The tests share the platform: what others left there may wait.
     told = json.loads(first.stdout)
     (found,) = (each for each in told if each["container"] == container)
     assert found["status"] == "errored"

@@ -71,7 +71,7 @@ def test_a_form_in_pieces_is_taken_out(way, size):
     cuts=st.lists(st.integers(0, 4000), max_size=12),
     streams=st.lists(st.sampled_from(["stdout", "stderr"]), min_size=13, max_size=13),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_no_cut_and_no_turn_of_streams_lets_a_secret_through(key, way, before, after, cuts, streams):
     secrets = secret_set(key)
     leak = PLAIN[way](key)
@@ -94,7 +94,7 @@ def test_no_cut_and_no_turn_of_streams_lets_a_secret_through(key, way, before, a
     after=st.text(max_size=30),
     cuts=st.lists(st.integers(0, 300), max_size=6),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_any_key_at_all_is_taken_out(key, before, after, cuts):
     secrets = secret_set(key)
     text = f"{before}\n{key}\n{after}"
@@ -132,7 +132,7 @@ def test_any_key_at_all_is_taken_out(key, before, after, cuts):
         max_size=12,
     )
 )
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_innocent_streams_come_back_byte_for_byte_and_in_order(parts):
     live = LiveFilter(SecretSet([Secret("key_user", ALNUM), Secret("key_root", AWS_LIKE)]))
 

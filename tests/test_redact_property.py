@@ -188,7 +188,7 @@ def merged(book):
     seed=st.integers(0, 2**32),
 )
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
 def test_no_secret_is_left_and_nothing_else_has_changed(value, way, place, seed):
     assume(len(value) >= 16 or way in PLAIN)

@@ -379,7 +379,7 @@ def test_innocent_notebooks_are_stored_byte_for_byte(seed):
         ]
     ),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_bytes_of_any_kind_are_examined_without_error(body, head):
     findings = Unwrapping(THREE).examine(head + body)
 
@@ -402,7 +402,7 @@ def test_megabytes_of_chance_raise_no_alarm():
     texts=st.lists(st.text(max_size=80), min_size=3, max_size=3),
     place=st.integers(0, 2),
 )
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_secret_planted_anyhow_goes_and_the_rest_stays(key, way, texts, place):
     outputs = [stream(f"{text}\n", ("stdout", "stderr")[index % 2]) for index, text in enumerate(texts)]
     outputs[place].text += f"\n{ {**PLAIN, **WRAPPED}[way](key) }\n"
