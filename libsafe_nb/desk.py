@@ -32,7 +32,7 @@ from libsafe_nb.redact.values import redact_value
 from libsafe_nb.secrets import Secret
 
 if TYPE_CHECKING:
-    from libsafe_nb.children import Publish
+    from libsafe_nb.bypath import Publish
     from libsafe_nb.client import Client
     from libsafe_nb.connection import Connection
     from libsafe_nb.execution import CellState

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb.children import Children, Publish
+from libsafe_nb.bypath import Publish
+from libsafe_nb.children import Children
 from libsafe_nb.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
-    from libsafe_nb.children import Past
     from libsafe_nb.client import Client
     from libsafe_nb.connection import Connection
+    from libsafe_nb.making import Past
     from libsafe_nb.models import Replay
     from libsafe_nb.redact.matching import SecretSet
     from libsafe_nb.shapes import Descriptor

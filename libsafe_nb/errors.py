@@ -179,3 +179,8 @@ class DependencyFailed(RunCancelled):
 
 class RunFailed(ExecutionError):
     exit_code = 1
+
+
+def sentence(exc: BaseException) -> str:
+    """What people are told of an error: ours and the system's speak for themselves, others are told with their class."""
+    return str(exc) if isinstance(exc, (LibsafeError, OSError)) else f"{type(exc).__name__}: {exc}"

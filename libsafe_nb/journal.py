@@ -23,6 +23,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ from libsafe_nb.processes import ProcessId
 FOLDER = "runs"
 SOCKETS = "lsnb-"
 """With what the name of the folder of a run's socket begins, in a temporary place."""
+STALE = 3600.0
+"""Seconds after which a folder that never became a run, or was not removed whole, is removed."""
 
 
 class Journal:
@@ -190,3 +193,24 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             found = json.loads(line)
             if isinstance(found, dict):
                 yield found
+
+
+def folders(home: Path) -> list[Path]:
+    """The runs' folders, oldest first; leftovers that no run will come back to are removed."""
+    try:
+        found = sorted((home / FOLDER).iterdir(), key=lambda each: (changed(each), each.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    for each in found:
+        if each.name.startswith(".") and time.time() - changed(each) > STALE:
+            with contextlib.suppress(BlockingIOError, OSError), Journal(each) as leftover:
+                leftover.remove()
+    return [each for each in found if each.is_dir() and not each.name.startswith(".")]
+
+
+def changed(path: Path) -> float:
+    """When a file or folder was changed last, in seconds since 1970; 0 if there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

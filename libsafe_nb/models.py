@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -175,3 +176,27 @@ def describe(error: Mapping[str, Any] | None) -> str:
     if len(message) > 2000:
         message = f"{message[:2000]}… ({len(message)} characters)"
     return f"{cell}{error.get('type')}: {message}" if message else f"{cell}{error.get('type')}"
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """
+    What became of one interrupted run.
+
+    `status` is that of the run; `waiting` if it could not be finished now, `nothing` if there was nothing to finish,
+    `abandoned` if its job was closed without evidence. `message` says more, for people.
+    """
+
+    run: str
+    job: str
+    container: str
+    status: str
+    evidence: str | None
+    message: str
+
+    @property
+    def done(self) -> bool:
+        return self.status != "waiting"
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)

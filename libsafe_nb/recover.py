@@ -9,9 +9,7 @@ its kernel's process group. What is known of it decides how it ends:
     cells were running             they are told killed; the run is errored, cause `runner-died`
     there is no job yet            the job that was asked for is found by its key and ended, or there is none
 
-A run whose whole machine is lost is known by its start record in the container. Once its lease has ended its job is
-closed as FAILED, with a record that says so, under a name of its own: should the machine come back, it can still store
-the evidence.
+Of runs whose whole machine is lost `lost.py` knows.
 
 Safe to repeat, and to do at once from any number of processes and machines.
 """
@@ -27,12 +25,13 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import chain, closing, deliveries, desk, dossier, evidence, lease, record, supplied
+from libsafe_nb import closing, deliveries, desk, lease, record, supplied
+from libsafe_nb import journal as journals
+from libsafe_nb import lost as lost_
 from libsafe_nb import settings as settings_
 from libsafe_nb import witness as witnesses
 from libsafe_nb.connection import Connection, connect
@@ -42,13 +41,14 @@ from libsafe_nb.errors import (
     LibsafeError,
     NotFound,
     ObjectNotFound,
-    PlatformError,
     RunCancelled,
     SettingsError,
     UsageError,
+    sentence,
 )
 from libsafe_nb.facts import Facts
 from libsafe_nb.journal import FOLDER, SOCKETS, Journal, read_lines
+from libsafe_nb.models import Recovered
 from libsafe_nb.processes import boot_id
 from libsafe_nb.redact import Redaction, SecretSet
 from libsafe_nb.sealing import Sealed, Story, outcome_of, seal
@@ -67,33 +67,6 @@ GROUP_ENDS = 3.0
 
 PATIENCE = 10.0
 """Seconds after which no further interrupted run is taken up before a run."""
-
-STALE = 3600.0
-"""Seconds after which a folder that never became a run, or was not removed whole, is removed."""
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """
-    What became of one interrupted run.
-
-    `status` is that of the run; `waiting` if it could not be finished now, `nothing` if there was nothing to finish,
-    `abandoned` if its job was closed without evidence. `message` says more, for people.
-    """
-
-    run: str
-    job: str
-    container: str
-    status: str
-    evidence: str | None
-    message: str
-
-    @property
-    def done(self) -> bool:
-        return self.status != "waiting"
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 def recover(
@@ -126,7 +99,7 @@ def recover(
     """
     witness = witnesses.load(settings or settings_.load())
     home = settings.home if settings else settings_.home()
-    folders = _folders(home)
+    folders = journals.folders(home)
     for run in runs:
         if run not in {each.name for each in folders}:
             raise UsageError(f"run {run!r}: expected one of {home / FOLDER}, found none")
@@ -136,7 +109,7 @@ def recover(
             if found is not None:
                 yield found
     if lost and not runs:
-        yield from _lost(settings, witness)
+        yield from lost_.recover(settings, witness)
 
 
 def quietly(connection: Connection, witness: Witness) -> list[Recovered]:
@@ -152,36 +125,13 @@ def quietly(connection: Connection, witness: Witness) -> list[Recovered]:
         def hasty(facts: Facts) -> Connection:
             return ending.enter_context(contextlib.closing(connection.within(PATIENCE)))
 
-        for folder in _folders(connection.settings.home):
+        for folder in journals.folders(connection.settings.home):
             found = _one(folder, hasty, witness, abandon=False, only_url=connection.settings.url)
             if found is not None:
                 done.append(found)
             if time.monotonic() > deadline:
                 break
     return done
-
-
-def _folders(home: Path) -> list[Path]:
-    """The runs' folders, oldest first; leftovers that no run will come back to are removed."""
-    try:
-        found = sorted((home / FOLDER).iterdir(), key=lambda each: (_changed(each), each.name))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    for each in found:
-        if each.name.startswith(".") and time.time() - _changed(each) > STALE:
-            with contextlib.suppress(BlockingIOError, OSError), Journal(each) as leftover:
-                leftover.remove()
-    return [each for each in found if each.is_dir() and not each.name.startswith(".")]
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-# A run of this machine ------------------------------------------------------------------------------------------
 
 
 def _one(
@@ -224,7 +174,7 @@ def _one(
             raise
         except Exception as exc:
             job = journal.job or job
-            found = Recovered(run, job, container, "waiting", None, f"{_sentence(exc)} (in {folder})")
+            found = Recovered(run, job, container, "waiting", None, f"{sentence(exc)} (in {folder})")
         if found.done or not abandon:
             return found
         try:
@@ -233,12 +183,8 @@ def _one(
             raise
         except Exception as exc:
             return dataclasses.replace(
-                found, message=f"{found.message}; nor could it be abandoned: {_sentence(exc)}"
+                found, message=f"{found.message}; nor could it be abandoned: {sentence(exc)}"
             )
-
-
-def _sentence(exc: Exception) -> str:
-    return str(exc) if isinstance(exc, (LibsafeError, OSError)) else f"{type(exc).__name__}: {exc}"
 
 
 def _see_machine_gone(journal: Journal, facts: Facts, connection: Connection) -> None:
@@ -391,7 +337,7 @@ def _story(
         outcome, data = _broken_off(journal.folder, lines, last_sign)
         verdict, redactions = desk.verdict(lines), []
         reason = "its runner ended while it ran"
-        saved = _changed(journal.folder / "executed.ipynb")
+        saved = journals.changed(journal.folder / "executed.ipynb")
         if saved:
             recovered["outputs_until"] = record.timestamp(datetime.fromtimestamp(saved, UTC))
     # The last sign is the time of a file, whose clock may be coarser than the engine's: a cell may have begun after it.
@@ -439,7 +385,7 @@ def _notebook(folder: Path) -> bytes:
 
 def _last_sign(folder: Path) -> float:
     names = ("journal.jsonl", "events.jsonl", "executed.ipynb")
-    return max(_changed(folder / name) for name in names)
+    return max(journals.changed(folder / name) for name in names)
 
 
 def _version() -> str:
@@ -507,123 +453,3 @@ def _abandon(journal: Journal, facts: Facts | None, connected: Connected, found:
                 client.update_job(job, status="FAILED", idempotency_key=closing.key(facts.run, "end"))
     aside = journal.set_aside()
     return dataclasses.replace(found, status="abandoned", message=f"{reason}; kept in {aside}")
-
-
-# A run whose machine is lost ------------------------------------------------------------------------------------
-
-
-def end_lost(connection: Connection, container: str, job: str) -> bool:
-    """
-    End one job whose run's machine is lost, as `recover` does for all; False while that cannot be said, or it is one of
-    this machine's.
-    """
-    created = connection.client.job(job)["date_create"]
-    witness = witnesses.load(connection.settings)
-    here = {each.name for each in _folders(connection.settings.home)}
-    found = [
-        _end_lost(connection, container, started, witness)
-        for started in _start_records(connection, container, {job: created})
-        if started["run"] not in here and lease.over(connection, container, started["run"], started)
-    ]
-    return any(each.done for each in found)
-
-
-def _lost(settings: Settings | None, witness: Witness) -> Iterator[Recovered]:
-    """End the jobs of runs of which nothing was heard since their lease ended."""
-    found = settings or settings_.known()
-    if found is None:
-        return
-    connection = connect(settings=found)
-    open_jobs: dict[str, dict[str, str]] = {}
-    try:
-        for status in closing.OPEN:
-            for job in connection.client.jobs(status=status):
-                open_jobs.setdefault(job["container_id"], {})[job["id"]] = job["date_create"]
-    except PlatformError as exc:
-        if exc.status not in (400, 404, 405, 501):
-            raise
-        # The call is unverified: without it runs of lost machines cannot be looked for.
-        yield Recovered("", "", "", "nothing", None, f"the platform does not list its open jobs ({exc})")
-    for container, jobs in open_jobs.items():
-        try:
-            records = list(_start_records(connection, container, jobs))
-        except LibsafeError as exc:
-            yield Recovered("", "", container, "waiting", None, str(exc))
-            continue
-        for started in records:
-            if started["run"] in {each.name for each in _folders(found.home)}:
-                # It is this machine's, and was dealt with or is under way.
-                continue
-            try:
-                if lease.over(connection, container, started["run"], started):
-                    yield _end_lost(connection, container, started, witness)
-            except Exception as exc:
-                # Also one that makes no sense: whoever may write to the container may have put it there.
-                message = _sentence(exc)
-                yield Recovered(started["run"], str(started["job"]), container, "waiting", None, message)
-
-
-def _start_records(connection: Connection, container: str, jobs: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """The start records of the container's open jobs. None was stored before the first of these jobs was created."""
-    earliest = datetime.fromisoformat(min(jobs.values())).replace(tzinfo=UTC).timestamp() - 3600
-    for each in connection.storage.list(container, lease.FOLDER + "/"):
-        if each.last_modified.timestamp() < earliest or each.path.count(".") != 1:
-            continue
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            found = json.loads(connection.storage.get(container, each.path))
-            if str(found["job"]) in jobs and lease.path(found["run"]) == each.path:
-                yield found
-
-
-def _start_stored(connection: Connection, container: str, run: str) -> datetime | None:
-    """When the run's start record was stored, by the storage's clock; None where it is not there any more."""
-    with contextlib.suppress(ObjectNotFound):
-        return connection.storage.head(container, lease.path(run)).last_modified
-    return None
-
-
-def _end_lost(connection: Connection, container: str, started: dict[str, Any], witness: Witness) -> Recovered:
-    """Store a record that says what is known, and close the job as FAILED, unless its evidence only waits."""
-    run, job = str(started["run"]), str(started["job"])
-    client = connection.client
-    waiting = [
-        each["message"] for each in client.messages(job) if each["message"].startswith(closing.PENDING)
-    ]
-    if waiting:
-        return Recovered(run, job, container, "waiting", None, waiting[-1])
-    text = f"nothing was heard of {started.get('host')}, which ran it, since its lease ended"
-    function = started.get("function") or {}
-    name = function.get("key") or Path(str(function.get("name") or "function")).stem
-    begun = datetime.fromisoformat(started["started"])
-    prefix = evidence.folder(function=name, started=begun, job=job) + "-lost"
-    body = record.lost({**started, "container": container}, text)
-    files = dossier.complete(body, {}, node=None, messages=[], environment=None)
-    evidence.store(connection.storage, container, prefix, files)
-    # Another machine may have come this far before.
-    stored = _start_stored(connection, container, run)
-    link = chain.linked_since(connection.storage, container, run, stored) or chain.link(
-        connection.storage, container, run=run, prefix=prefix, files=files
-    )
-    warnings = (
-        witness.sign(connection.storage, container, link, prefix=prefix, files=files),
-        witness.stamp(connection.storage, container, link),
-    )
-    place = f"libsafe://{container}/{prefix}/"
-    client.message(job, text, type="ERROR", idempotency_key=closing.key(run, "message-error"))
-    client.message(job, f"evidence: {place}", idempotency_key=closing.key(run, "message-lost"))
-    for step, warning in zip(("signature", "time-stamp"), warnings, strict=True):
-        if warning:
-            key = closing.key(run, f"message-{step}")
-            client.message(job, warning, type="WARNING", idempotency_key=key)
-    client.message(job, link.head, idempotency_key=closing.key(run, "message-chain"))
-    if client.job(job)["status"] in closing.OPEN:
-        result = {
-            "run": run,
-            "job": job,
-            "container": container,
-            "status": "errored",
-            "error": body["error"],
-            "evidence": place,
-        }
-        client.update_job(job, status="FAILED", result=result, idempotency_key=closing.key(run, "end"))
-    return Recovered(run, job, container, "errored", place, text)

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libsafe_nb import declared, plan, recover, runner, spared
+from libsafe_nb import declared, lost, plan, recover, runner, spared
 from libsafe_nb import settings as settings_
 from libsafe_nb.connection import Connection, connect
 from libsafe_nb.errors import LibsafeError, SettingsError, UsageError
@@ -144,7 +144,7 @@ class Worker:
         if now - self._sought.get(job, -AGAIN) < AGAIN:
             return False
         self._sought = {each: at for each, at in self._sought.items() if now - at < AGAIN} | {job: now}
-        return recover.end_lost(self.connection, call["payload"]["function_data"]["container"]["id"], job)
+        return lost.end(self.connection, call["payload"]["function_data"]["container"]["id"], job)
 
     def _run(self, call: dict[str, Any]) -> None:
         if not self.functions.renew(call["id"], self.owner, lease=LEASE, job=call["job_id"]):

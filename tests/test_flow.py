@@ -10,11 +10,10 @@ import pytest
 from conftest import write_function
 from test_report import Elements, assert_can_do_nothing, body, code_cell, node_of, page_of
 
-from libsafe_nb import children, flow, flowsource, flowtext, linkage, origins, record, report
+from libsafe_nb import asking, callnotes, flow, flowsource, flowtext, linkage, origins, record, report
 from libsafe_nb.errors import ObjectNotFound, StorageUnreachable
 from libsafe_nb.evidence import place_of
 from libsafe_nb.flow import Node
-from libsafe_nb.redact.matching import SecretSet
 from libsafe_nb.report import flowpicture
 
 
@@ -380,13 +379,11 @@ def test_a_storage_that_is_away_is_asked_once_until_the_runs_end():
         asked.append(path)
         raise StorageUnreachable("nobody answers")
 
-    made = children.Children(
-        Platform, run="r", container="1", secrets=SecretSet([]), replay=None, tell=told.append, read=read
-    )
-    made._note("r/call-1", {"call": "1", "status": "running"})
-    made._note("r/call-2", {"call": "2", "status": "running"})
+    made = callnotes.CallNotes(Platform, told.append, read, in_replay=False)
+    made.note("r/call-1", {"call": "1", "status": "running"})
+    made.note("r/call-2", {"call": "2", "status": "running"})
     for call in ("1", "2", "1"):
-        assert made.known["call_get"](call=call)["status"] == "completed"
+        assert made.seen(call, asking.look)["status"] == "completed"
     assert len(asked) == 1
     made.settle()
     assert len(asked) == 2
@@ -401,11 +398,9 @@ def test_a_record_that_was_stored_later_is_read_at_the_runs_end():
             raise ObjectNotFound("not yet")
         return stored[path]
 
-    made = children.Children(
-        Platform, run="r", container="1", secrets=SecretSet([]), replay=None, tell=told.append, read=read
-    )
-    made._note("r/call-1", {"call": "1", "status": "running"})
-    made.known["call_get"](call="1")
+    made = callnotes.CallNotes(Platform, told.append, read, in_replay=False)
+    made.note("r/call-1", {"call": "1", "status": "running"})
+    made.seen("1", asking.look)
     stored["provenance/f/x/record.json"] = b"{}"
     made.settle()
 
