@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -59,9 +60,17 @@ TELL = REQUEST + "request.log(json.dumps(json_sample))\nrequest.job_end(True)"
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory):
-    """An empty home: no test sees the settings of whoever runs it, and none leaves anything in them."""
+    """
+    An empty home: no test sees the settings of whoever runs it, and none leaves anything in them. Nor in the system's place for
+    temporary files, where whatever a test kills leaves its own; what takes its place has a short path, as a socket's must be.
+    """
     folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory(prefix="lsnb-t-", ignore_cleanup_errors=True) as temporary,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", temporary)
+        patch.setattr(tempfile, "tempdir", temporary)
         for name in list(os.environ):
             if name.startswith("LIBSAFE_"):
                 patch.delenv(name)
