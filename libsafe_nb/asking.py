@@ -164,7 +164,23 @@ def look(client: Client, call: str) -> Shape:
 
 
 def seen(client: Client, found: Shape, job: Mapping[str, Any] | None = None) -> Shape:
-    """As `look`, of a call that the platform has told; asked for its job if that was not told."""
+    """
+    As `look`, of a call that the platform has told; asked for its job if that was not told.
+
+    Raises
+    ------
+    PlatformError
+        What it told makes no sense.
+    """
+    try:
+        return _seen(client, found, job)
+    except (LookupError, TypeError, ValueError, AttributeError) as exc:
+        raise PlatformError(
+            f"{client.url}: expected of a call its status, job and times, got what cannot be read ({type(exc).__name__}: {exc})"
+        ) from exc
+
+
+def _seen(client: Client, found: Shape, job: Mapping[str, Any] | None) -> Shape:
     told: Shape = {
         "status": found["status"],
         "job": found["job_id"],

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from libsafe_nb import asking, evidence, linkage, references
-from libsafe_nb.errors import LibsafeError, ObjectNotFound, PlatformError, StorageUnreachable
+from libsafe_nb.errors import LibsafeError, ObjectNotFound, PlatformError, StorageUnreachable, Unreachable
 from libsafe_nb.holding import Held
 from libsafe_nb.recordedcalls import ENDED, FACTS, Shape
 
@@ -143,13 +143,21 @@ class CallNotes:
                 if seen["status"] not in ENDED or call in self._unread
             ]
         self._away = False
-        with contextlib.suppress(PlatformError):
-            for call in left:
-                self.seen(call, asking.look)
+        with contextlib.suppress(Unreachable):
+            self._look(left)
             while (left := self._storing()) and time.monotonic() < deadline and not unless():
                 time.sleep(LOOK)
-                for call in left:
-                    self.seen(call, asking.look)
+                self._look(left)
+
+    def _look(self, calls: Iterable[str]) -> None:
+        for call in calls:
+            try:
+                self.seen(call, asking.look)
+            except Unreachable:
+                raise
+            except PlatformError:
+                # What it tells of one keeps nobody from the others.
+                continue
 
     def _storing(self) -> list[str]:
         with self._lock:

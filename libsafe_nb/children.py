@@ -17,7 +17,7 @@ from libsafe_nb import asking
 from libsafe_nb.bypath import ByPath, Publish
 from libsafe_nb.callnotes import CallNotes, kept
 from libsafe_nb.drafts import Draft
-from libsafe_nb.errors import Conflict, LibsafeError, UsageError
+from libsafe_nb.errors import Conflict, LibsafeError, PlatformError, Unreachable, UsageError
 from libsafe_nb.functions import Functions, key_by_path
 from libsafe_nb.holding import LONGEST_WAIT, MOST, Held, Holding, said
 from libsafe_nb.making import Caller, Making, Past
@@ -293,11 +293,13 @@ class Children:
 
     def _ends(self, calls: Sequence[str], seconds: float, question: str) -> Iterator[tuple[str, Shape]]:
         client = self._client()
-        wrong: Exception | None = None
+        wrong: PlatformError | None = None
         for each in Functions(client).look(calls, ended=True, wait=seconds, question=question):
             try:
-                found = asking.seen(client, each, each["job"])
-            except (LookupError, TypeError, ValueError) as exc:
+                found = asking.seen(client, each, each.get("job"))
+            except Unreachable:
+                raise
+            except PlatformError as exc:
                 # An answer that makes no sense keeps no other call from its end.
                 wrong = exc
                 continue

@@ -15,6 +15,7 @@ from test_run import command_environment
 
 import libsafe_nb
 from libsafe_nb import asking, children, errors, flow, holding, references, replay
+from libsafe_nb.functions import Functions
 from libsafe_nb.recordedcalls import ENDED
 from libsafe_nb.redact.matching import SecretSet
 
@@ -376,20 +377,53 @@ def test_who_tries_again_after_a_lost_answer_starts_nothing_twice(place, outside
     assert again.result(60).status == another.result(60).status == "completed"
 
 
-def test_an_answer_that_makes_no_sense_keeps_no_other_call_waiting(place, outside, functions, monkeypatch):
+@pytest.fixture
+def nonsense(monkeypatch):
+    """Of calls of the functions that it holds the platform tells what makes no sense, once they have ended."""
+    odd = set()
+
+    def garbled(found):
+        ended = found["status"] in ENDED and found["function"] in odd
+        return {name: value for name, value in found.items() if not (ended and name == "sha256")}
+
+    look, get_call = Functions.look, Functions.get_call
+    monkeypatch.setattr(Functions, "look", lambda *given, **named: map(garbled, look(*given, **named)))
+    monkeypatch.setattr(Functions, "get_call", lambda *given: garbled(get_call(*given)))
+    return odd
+
+
+def test_an_answer_that_makes_no_sense_keeps_no_other_call_waiting(place, outside, functions, nonsense):
     container, keys, _ = place
-    seen, odd = asking.seen, []
-
-    def nonsense(client, found, *job):
-        if found["id"] in odd and found["status"] in ENDED:
-            raise KeyError("date_start")
-        return seen(client, found, *job)
-
-    monkeypatch.setattr(asking, "seen", nonsense)
-    odd.append(libsafe_nb.call(keys["write"], params={"name": "odd"}, container=container).id)
-    wait_for(lambda: functions.get_call(odd[0])["status"] == "completed", 60, "the odd one")
+    nonsense.add(keys["write"])
+    odd = libsafe_nb.call(keys["write"], params={"name": "odd"}, container=container)
+    wait_for(lambda: functions.get_call(odd.id)["status"] == "completed", 60, "the odd one")
 
     assert libsafe_nb.call(keys["count"], container=container).result(60).status == "completed"
+    with pytest.raises(errors.PlatformError, match="expected of a call its status, job and times"):
+        _ = odd.status
+
+
+NONSENSE = """
+import libsafe_nb
+odd = libsafe_nb.call(json_sample["function_params"]["write"], params={"name": "odd"})
+after = libsafe_nb.call(json_sample["function_params"]["count"], after=[odd])
+other = libsafe_nb.call(json_sample["function_params"]["count"]).result()
+"""
+
+
+def test_a_run_of_whose_call_nonsense_is_told_ends_in_its_time_with_its_evidence(place, connection, nonsense):
+    _, keys, run = place
+    nonsense.add(keys["write"])
+    done = run(NONSENSE, "nonsense.ipynb", timeout=10)
+    body = json.loads(read(connection, done.evidence))
+
+    assert (done.status, done.cause) == ("timeout", "run-timeout")
+    odd, after, other = body["calls"]
+    assert (odd["status"] in ("queued", "running"), after["status"], other["status"]) == (
+        True,
+        "cancelled",
+        "completed",
+    )
 
 
 def test_outside_a_run_this_process_holds_back(place, outside):
