@@ -7,6 +7,8 @@ What `bash_kernel` 0.10 does otherwise, each measured:
                                             would run, without the variables, and be told completed
     an open quote or bracket                never answers: the run would wait for ever
     a tab in a text or here document        is swallowed: bash takes it for a wish to have a name completed
+    any cell                                is added to `~/.bash_history` when the kernel ends, with what the kernel tells the
+                                            shell itself, and pushes out what the user has typed
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class Bash(BashKernel):  # type: ignore[misc] # bash_kernel is not typed
         ended = getattr(self, "bashwrapper", None)
         self._ended = ended.child if ended is not None else None
         super()._start_bash()
-        self.bashwrapper.run_command("bind 'set disable-completion on' >/dev/null 2>&1 || true")
+        self.bashwrapper.run_command(
+            "unset HISTFILE; bind 'set disable-completion on' >/dev/null 2>&1 || true"
+        )
 
     # Its parameters are those of bash_kernel's: ipykernel passes others on to whoever takes them.
     def do_execute(

@@ -198,7 +198,7 @@ class Execution:
         The kernel's working directory; this process keeps its own. None: that of this process.
     env
         The kernel's complete environment. None: that of this process without what begins with `LIBSAFE_`.
-        `PWD` and, in an ipykernel, `IPYTHONDIR` are set besides.
+        `PWD` and `IPYTHONDIR` are set besides.
     kernel_name
         None: papermill's choice, the notebook's kernelspec.
     after_parameters

@@ -193,8 +193,8 @@ def start(
     cwd
         Its working directory; None for that of this process.
     env
-        Its complete environment, to which the kernelspec's own variables are added; None for `environment()`. An
-        ipykernel gets an IPYTHONDIR of its own besides: the user's profile is neither read nor written.
+        Its complete environment, to which the kernelspec's own variables are added; None for `environment()`. It gets
+        an IPYTHONDIR of its own besides: the user's profile is neither read nor written, nor by a kernel that is built on ipykernel.
     memory, cpu
         Address space in bytes and CPU time in seconds, each for the kernel's process and for each of its children.
     extension
@@ -226,10 +226,9 @@ def start(
         complete = _complete(spec, env)
         if not spec.ipykernel:
             _answer_by_other_names(folder)
-        if spec.ipykernel:
-            # Not the option --ipython-dir: setting it, IPython 9 takes the working directory out of sys.path.
-            (folder / "ipython").mkdir()
-            complete["IPYTHONDIR"] = str(folder / "ipython")
+        # Not the option --ipython-dir: setting it, IPython 9 takes the working directory out of sys.path.
+        (folder / "ipython").mkdir()
+        complete["IPYTHONDIR"] = str(folder / "ipython")
         own = spec.own if spec.ipykernel and extension == _EXTENSION else None
         return Kernel(spec, folder, key, *_spawn(argv, own, folder, cwd, complete, memory, cpu, platform))
     except BaseException as exc:

@@ -65,10 +65,15 @@ def home(tmp_path_factory):
     temporary files, where whatever a test kills leaves its own; what takes its place has a short path, as a socket's must be.
     """
     folder = tmp_path_factory.mktemp("home")
+    base = tmp_path_factory.getbasetemp()
+    # One for all processes of the tests: what is cached there, such as the list of fonts, takes its time.
+    user = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "user"
+    user.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="lsnb-t-", ignore_cleanup_errors=True) as temporary,
         pytest.MonkeyPatch.context() as patch,
     ):
+        patch.setenv("HOME", str(user))
         patch.setenv("TMPDIR", temporary)
         patch.setattr(tempfile, "tempdir", temporary)
         for name in list(os.environ):

@@ -87,12 +87,17 @@ libsafe-nb job get "$(libsafe-nb job files | cut -f1)" - | wc -c
 
 
 def test_a_bash_function_works_with_its_files_through_its_runner(
-    written, run, stored, cells, letter, connection, container, messages, platform
+    written, run, stored, cells, letter, connection, container, messages, platform, tmp_path, monkeypatch
 ):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
     done = run(
         written("bash", SAMPLE, *BASH), files=[letter], params={"name": "it's 5 € & more!", "depth": "2"}
     )
 
+    # No history of what a shell was told, no profile; Jupyter looks for kernels in a folder, and makes it.
+    assert [each for each in home.rglob("*") if each != home / ".ipython"] == []
     text, states = cells(done)
     assert (done.status, set(states)) == ("failed", {"completed"}), done.error
     assert text[2] == "hello it's 5 € & more!\n"
