@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -158,6 +158,10 @@ def _has_functions(functions: Functions) -> bool:
         return False
 
 
+class Unreadable(PlatformError):
+    """What the platform tells of a call makes no sense."""
+
+
 def look(client: Client, call: str) -> Shape:
     """What became of a call: `status`, `job`, `version` and, once it has ended, `run`, `evidence`, `error` and `scraps`."""
     return seen(client, Functions(client).get_call(call))
@@ -169,43 +173,57 @@ def seen(client: Client, found: Shape, job: Mapping[str, Any] | None = None) -> 
 
     Raises
     ------
-    PlatformError
+    Unreadable
         What it told makes no sense.
     """
+    with _reading(client):
+        told: Shape = {
+            "status": found["status"],
+            "job": found["job_id"],
+            "version": found["version"],
+            "sha256": found["sha256"],
+            "attempts": found.get("attempts"),
+        }
+        ended = told["status"] in ENDED
+    if not ended:
+        return told
+    job = cast("Mapping[str, Any]", client.job(told["job"])) if job is None else job
+    with _reading(client):
+        result = job["result"] if isinstance(job["result"], Mapping) else {}
+        error = _error(result.get("error") or found["error"])
+        scraps = result.get("scraps")
+        told |= {
+            "run": result.get("run"),
+            "started": _moment(job["date_start"]),
+            "ended": _moment(job["date_end"]),
+            "evidence": result.get("evidence") or job.get("evidence"),
+            "error": error,
+            "scraps": scraps if isinstance(scraps, Mapping) else {},
+        }
+    if told["evidence"] is None and "evidence" not in job:
+        told["evidence"] = _evidence(client, told["job"])
+    return told
+
+
+@contextlib.contextmanager
+def _reading(client: Client) -> Iterator[None]:
     try:
-        return _seen(client, found, job)
+        yield
     except (LookupError, TypeError, ValueError, AttributeError) as exc:
-        raise PlatformError(
+        raise Unreadable(
             f"{client.url}: expected of a call its status, job and times, got what cannot be read ({type(exc).__name__}: {exc})"
         ) from exc
 
 
-def _seen(client: Client, found: Shape, job: Mapping[str, Any] | None) -> Shape:
-    told: Shape = {
-        "status": found["status"],
-        "job": found["job_id"],
-        "version": found["version"],
-        "sha256": found["sha256"],
-        "attempts": found.get("attempts"),
-    }
-    if found["status"] not in ENDED:
-        return told
-    job = cast("Mapping[str, Any]", client.job(found["job_id"])) if job is None else job
-    result = job["result"]
-    result = result if isinstance(result, dict) else {}
-    error = in_order(result.get("error"))
-    if error is None and found["error"]:
-        error = {"type": "Queue", "message": found["error"], "cell_id": None}
-    return {
-        **told,
-        "run": result.get("run"),
-        "started": _moment(job["date_start"]),
-        "ended": _moment(job["date_end"]),
-        "evidence": result.get("evidence")
-        or (job["evidence"] if "evidence" in job else _evidence(client, found["job_id"])),
-        "error": error,
-        "scraps": result.get("scraps") or {},
-    }
+def _error(told: Any) -> Any:
+    """As a record has it; the platform's own, of what it could not execute, is a text."""
+    if not told:
+        return None
+    return (
+        in_order(told)
+        if isinstance(told, Mapping)
+        else {"type": "Queue", "message": str(told), "cell_id": None}
+    )
 
 
 def _moment(text: str | None) -> str | None:

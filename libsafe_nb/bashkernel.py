@@ -8,12 +8,13 @@ What `bash_kernel` 0.10 does otherwise, each measured:
     an open quote or bracket                never answers: the run would wait for ever
     a tab in a text or here document        is swallowed: bash takes it for a wish to have a name completed
     any cell                                is added to `~/.bash_history` when the kernel ends, with what the kernel tells the
-                                            shell itself, and pushes out what the user has typed
+                                            shell itself, and pushes out what the user has typed; which `history` shows in a cell
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any
 
 import pexpect
@@ -34,10 +35,11 @@ class Bash(BashKernel):  # type: ignore[misc] # bash_kernel is not typed
     def _start_bash(self) -> None:
         ended = getattr(self, "bashwrapper", None)
         self._ended = ended.child if ended is not None else None
+        # As bash starts, or it reads the user's file, and cuts it to a length. A start-up file may set it again, for good.
+        os.environ["HISTFILE"] = ""
         super()._start_bash()
-        self.bashwrapper.run_command(
-            "unset HISTFILE; bind 'set disable-completion on' >/dev/null 2>&1 || true"
-        )
+        self.bashwrapper.run_command("history -c; set +o history; unset HISTFILE 2>/dev/null")
+        self.bashwrapper.run_command("bind 'set disable-completion on' >/dev/null 2>&1 || true")
 
     # Its parameters are those of bash_kernel's: ipykernel passes others on to whoever takes them.
     def do_execute(

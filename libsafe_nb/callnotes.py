@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from libsafe_nb import asking, evidence, linkage, references
-from libsafe_nb.errors import LibsafeError, ObjectNotFound, PlatformError, StorageUnreachable, Unreachable
+from libsafe_nb.errors import LibsafeError, NotFound, ObjectNotFound, PlatformError, StorageUnreachable
 from libsafe_nb.holding import Held
 from libsafe_nb.recordedcalls import ENDED, FACTS, Shape
 
@@ -143,7 +143,7 @@ class CallNotes:
                 if seen["status"] not in ENDED or call in self._unread
             ]
         self._away = False
-        with contextlib.suppress(Unreachable):
+        with contextlib.suppress(PlatformError):
             self._look(left)
             while (left := self._storing()) and time.monotonic() < deadline and not unless():
                 time.sleep(LOOK)
@@ -151,13 +151,9 @@ class CallNotes:
 
     def _look(self, calls: Iterable[str]) -> None:
         for call in calls:
-            try:
+            # What it tells of one keeps nobody from the others.
+            with contextlib.suppress(asking.Unreadable, NotFound):
                 self.seen(call, asking.look)
-            except Unreachable:
-                raise
-            except PlatformError:
-                # What it tells of one keeps nobody from the others.
-                continue
 
     def _storing(self) -> list[str]:
         with self._lock:

@@ -17,7 +17,7 @@ from libsafe_nb import asking
 from libsafe_nb.bypath import ByPath, Publish
 from libsafe_nb.callnotes import CallNotes, kept
 from libsafe_nb.drafts import Draft
-from libsafe_nb.errors import Conflict, LibsafeError, PlatformError, Unreachable, UsageError
+from libsafe_nb.errors import Conflict, LibsafeError, UsageError
 from libsafe_nb.functions import Functions, key_by_path
 from libsafe_nb.holding import LONGEST_WAIT, MOST, Held, Holding, said
 from libsafe_nb.making import Caller, Making, Past
@@ -291,21 +291,20 @@ class Children:
 
     # Looked after
 
-    def _ends(self, calls: Sequence[str], seconds: float, question: str) -> Iterator[tuple[str, Shape]]:
+    def _ends(
+        self, calls: Sequence[str], seconds: float, question: str
+    ) -> Iterator[tuple[str, Shape | LibsafeError]]:
         client = self._client()
-        wrong: PlatformError | None = None
         for each in Functions(client).look(calls, ended=True, wait=seconds, question=question):
             try:
-                found = asking.seen(client, each, each.get("job"))
-            except Unreachable:
-                raise
-            except PlatformError as exc:
-                # An answer that makes no sense keeps no other call from its end.
-                wrong = exc
+                call = str(each["id"])
+            except (LookupError, TypeError):
+                # Of no call that is asked about.
                 continue
-            yield each["id"], self._notes.saw(each["id"], found)
-        if wrong is not None:
-            raise wrong
+            try:
+                yield call, self._notes.saw(call, asking.seen(client, each, each.get("job")))
+            except asking.Unreadable as exc:
+                yield call, exc
 
     # At the end
 

@@ -6,7 +6,7 @@ The calls of one run, or of one process, that have not ended: held back until th
 
 One thread asks the platform which of the open calls have ended, all in one question that the platform answers when there
 is something to say. Whoever learns of an end starts what waited for it. What a call needs of another is for `start`
-(`children.py`); here is only when.
+(`making.py`); here is only when.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ AGAIN = 1.0
 """Seconds after which a call is asked for again that could not be made yet; and after a question that nobody answered."""
 MOST = 10_000
 """Calls that one run may make."""
+SENSELESS = 60.0
+"""Seconds after which a call of whose end the platform tells what makes no sense is given up."""
 LONGEST_WAIT = 60.0
 """Seconds after which whoever waits for a call's end asks again."""
 FULL = 429
@@ -74,6 +76,8 @@ class Held:
     state: str = "held"
     cancelled: Shape | None = None
     """The error with which it ends, once it is to be cancelled."""
+    senseless_since: float | None = None
+    """When it was first told, by `time.monotonic`, that it had ended and not how."""
     ended: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -93,8 +97,8 @@ class Holding:
     Parameters
     ----------
     ends
-        Of these calls, by the platform's numbers, those that have ended, each with what became of it; it may wait for so many
-        seconds. The last is a name for this question.
+        Of these calls, by the platform's numbers, those that have ended, each with what became of it, or with the error that says
+        why that cannot be read; it may wait for so many seconds. The last is a name for this question.
     wake
         Has the question of this name answered at once; from another thread, and perhaps before it has arrived.
     tell
@@ -106,7 +110,7 @@ class Holding:
     def __init__(
         self,
         *,
-        ends: Callable[[Sequence[str], float, str], Iterable[tuple[str, Shape]]],
+        ends: Callable[[Sequence[str], float, str], Iterable[tuple[str, Shape | LibsafeError]]],
         wake: Callable[[str], None],
         tell: Callable[[Held, Shape], None],
         cancel: Callable[[str], Shape],
@@ -376,14 +380,27 @@ class Holding:
         """End those of these calls that have ended; waits for one of them, or until it is hurried."""
         asked, answered = time.monotonic(), False
         for call, found in self._ends(calls, SHORT if soon else LONG, question):
-            answered = True
             held = self.of_call(call)
-            if held is not None:
+            if held is None:
+                continue
+            if isinstance(found, LibsafeError):
+                self._senseless(held, found)
+            else:
+                answered = True
                 self.end(held, found)
         hurried = not soon and self._question is None
         if not answered and not hurried and time.monotonic() - asked < SHORT / 2:
-            # The platform knows none of them any more, perhaps: it has nothing to wait for.
+            # The platform knows none of them any more, perhaps, or tells nonsense: it has nothing to wait for.
             self._closing.wait(AGAIN)
+
+    def _senseless(self, held: Held, exc: LibsafeError) -> None:
+        """Nobody can tell how it ended; asked again for a while."""
+        now = time.monotonic()
+        if held.senseless_since is None:
+            held.senseless_since = now
+        if now - held.senseless_since >= SENSELESS:
+            self._not_made(held, "dead", {"type": type(exc).__name__, "message": str(exc), "cell_id": None})
+            self._start_ready()
 
     def _try_again(self, *, pause: bool) -> None:
         if self._later and pause:

@@ -194,7 +194,8 @@ def start(
         Its working directory; None for that of this process.
     env
         Its complete environment, to which the kernelspec's own variables are added; None for `environment()`. It gets
-        an IPYTHONDIR of its own besides: the user's profile is neither read nor written, nor by a kernel that is built on ipykernel.
+        an IPYTHONDIR of its own besides: the user's profile is neither read nor written, also by a kernel of another language that
+        is built on ipykernel.
     memory, cpu
         Address space in bytes and CPU time in seconds, each for the kernel's process and for each of its children.
     extension

@@ -163,8 +163,14 @@ class Making:
             # The platform took them, so none is a secret.
             caller.tell({"kind": "child", "key": key, "params": given})
         caller.notes.note(key, made)
-        # One that an interrupted run made, or that was asked for before, may have ended.
-        return {**made, **caller.notes.seen(made["call"], asking.look)} if made["status"] in ENDED else made
+        if made["status"] not in ENDED:
+            return made
+        # One that an interrupted run made, or that was asked for before.
+        try:
+            return {**made, **caller.notes.seen(made["call"], asking.look)}
+        except asking.Unreadable:
+            # Looked after like any other.
+            return {**made, "status": "running"}
 
     def _earlier(self, order: Order) -> tuple[Shape | None, Shape]:
         """

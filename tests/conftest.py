@@ -73,6 +73,8 @@ def home(tmp_path_factory):
         tempfile.TemporaryDirectory(prefix="lsnb-t-", ignore_cleanup_errors=True) as temporary,
         pytest.MonkeyPatch.context() as patch,
     ):
+        for name in ("XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+            patch.delenv(name, raising=False)
         patch.setenv("HOME", str(user))
         patch.setenv("TMPDIR", temporary)
         patch.setattr(tempfile, "tempdir", temporary)

@@ -407,23 +407,40 @@ NONSENSE = """
 import libsafe_nb
 odd = libsafe_nb.call(json_sample["function_params"]["write"], params={"name": "odd"})
 after = libsafe_nb.call(json_sample["function_params"]["count"], after=[odd])
-other = libsafe_nb.call(json_sample["function_params"]["count"]).result()
+takes = libsafe_nb.call(json_sample["function_params"]["count"], files=odd)
 """
 
 
-def test_a_run_of_whose_call_nonsense_is_told_ends_in_its_time_with_its_evidence(place, connection, nonsense):
+def test_a_run_of_whose_call_nothing_else_is_told_ends_with_its_evidence(
+    place, connection, nonsense, monkeypatch
+):
+    monkeypatch.setattr(holding, "SENSELESS", 2.0)
     _, keys, run = place
     nonsense.add(keys["write"])
-    done = run(NONSENSE, "nonsense.ipynb", timeout=10)
+    done = run(NONSENSE, "nonsense.ipynb")
     body = json.loads(read(connection, done.evidence))
 
-    assert (done.status, done.cause) == ("timeout", "run-timeout")
-    odd, after, other = body["calls"]
-    assert (odd["status"] in ("queued", "running"), after["status"], other["status"]) == (
-        True,
-        "cancelled",
-        "completed",
-    )
+    assert done.status == "completed"
+    odd, _, takes = body["calls"]
+    assert [each["status"] for each in body["calls"]] == ["dead", "completed", "cancelled"]
+    assert "expected of a call its status, job and times" in odd["error"]["message"]
+    assert "call 1 (" in takes["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ({"error": "no", "scraps": [1]}, ({"type": "Queue", "message": "no", "cell_id": None}, {})),
+        ({"error": {"type": "E", "message": "m"}}, ({"type": "E", "message": "m"}, {})),
+        ("nothing", (None, {})),
+    ],
+)
+def test_a_result_that_is_not_as_ours_is_told_as_one(result, told):
+    call = {"status": "failed", "job_id": "1", "version": 1, "sha256": "a", "error": None}
+    job = {"result": result, "date_start": None, "date_end": None, "evidence": None}
+    found = asking.seen(None, call, job)
+
+    assert (found["error"], found["scraps"]) == told
 
 
 def test_outside_a_run_this_process_holds_back(place, outside):
@@ -557,7 +574,8 @@ class Queue:
             if question in self.hurried:
                 break
             time.sleep(0.005)
-        return [(each, {"status": self.ends[each]}) for each in found]
+        ends = [(each, self.ends[each]) for each in found]
+        return [(each, {"status": how} if isinstance(how, str) else how) for each, how in ends]
 
     def cancel(self, call):
         self.cancelled.append(call)
@@ -713,6 +731,25 @@ def test_what_could_not_be_told_of_one_loses_no_other(monkeypatch):
     wait_for(lambda: queue.made == ["b", "c"], 5)
     assert calls[0].found["status"] == "refused"
     kept.close()
+
+
+def test_nonsense_about_one_keeps_no_other_from_being_made_and_is_given_up_in_time(queue, monkeypatch):
+    monkeypatch.setattr(holding, "AGAIN", 0.05)
+    kept = queue.kept = queue.holding()
+    odd, late = queue.held("odd"), queue.held("late")
+    kept.add(odd)
+    queue.ends["odd"] = errors.PlatformError("nonsense")
+    wait_for(lambda: odd.senseless_since is not None, 5)
+    queue.full = 2
+    kept.add(late)
+    wait_for(lambda: queue.made == ["odd", "late"], 5)
+    assert odd.state == "open"
+    monkeypatch.setattr(holding, "SENSELESS", 0.1)
+    queue.ends["late"] = "completed"
+
+    assert kept.wait_for_all(5, lambda: False)
+    assert (odd.found["status"], queue.told) == ("dead", [("odd", "dead")])
+    assert odd.found["error"]["message"] == "nonsense"
 
 
 def test_a_platform_that_answers_nothing_at_once_is_not_asked_without_a_pause():

@@ -38,6 +38,24 @@ def written(tmp_path):
 
 
 @pytest.fixture
+def users_home(tmp_path, monkeypatch):
+    """A home with a shell's history, longer than bash keeps by itself; takes further files, and sees at the end that all is as it was."""
+    home, files = tmp_path / "home", {}
+
+    def put(name, text):
+        files[name] = text
+        (home / name).write_text(text)
+
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    put(".bash_history", "typed\n" * 900)
+    yield put
+    # Jupyter looks for kernels in that folder, and makes it.
+    left = [each for each in home.rglob("*") if each != home / ".ipython"]
+    assert {each.name: each.read_text() for each in left} == files
+
+
+@pytest.fixture
 def cells(stored):
     """What each cell of an executed notebook printed, and its state."""
 
@@ -87,17 +105,15 @@ libsafe-nb job get "$(libsafe-nb job files | cut -f1)" - | wc -c
 
 
 def test_a_bash_function_works_with_its_files_through_its_runner(
-    written, run, stored, cells, letter, connection, container, messages, platform, tmp_path, monkeypatch
+    written, run, stored, cells, letter, connection, container, messages, platform, users_home
 ):
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
+    # So that bash writes it, whatever it is told later; and less than it cuts by itself then.
+    users_home(".bashrc", "readonly HISTFILE=~/.bash_history\n")
+    users_home(".bash_history", "typed\n" * 400)
     done = run(
         written("bash", SAMPLE, *BASH), files=[letter], params={"name": "it's 5 € & more!", "depth": "2"}
     )
 
-    # No history of what a shell was told, no profile; Jupyter looks for kernels in a folder, and makes it.
-    assert [each for each in home.rglob("*") if each != home / ".ipython"] == []
     text, states = cells(done)
     assert (done.status, set(states)) == ("failed", {"completed"}), done.error
     assert text[2] == "hello it's 5 € & more!\n"
@@ -146,7 +162,7 @@ def test_a_bash_function_works_with_its_files_through_its_runner(
         ("kill -9 $PPID", "errored", "KernelDied", 3),
     ],
 )
-def test_how_a_bash_cell_can_end(cell, status, kind, exit_code, written, run, cells):
+def test_how_a_bash_cell_can_end(cell, status, kind, exit_code, written, run, cells, users_home):
     done = run(written("bash", SAMPLE, cell, "echo after"))
 
     assert (done.status, done.exit_code, (done.error or {}).get("type")) == (status, exit_code, kind)
