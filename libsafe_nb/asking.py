@@ -217,13 +217,9 @@ def _reading(client: Client) -> Iterator[None]:
 
 def _error(told: Any) -> Any:
     """As a record has it; the platform's own, of what it could not execute, is a text."""
-    if not told:
-        return None
-    return (
-        in_order(told)
-        if isinstance(told, Mapping)
-        else {"type": "Queue", "message": str(told), "cell_id": None}
-    )
+    if isinstance(told, Mapping):
+        return in_order(told)
+    return {"type": "Queue", "message": str(told), "cell_id": None} if told else None
 
 
 def _moment(text: str | None) -> str | None:

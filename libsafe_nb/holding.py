@@ -380,13 +380,14 @@ class Holding:
         """End those of these calls that have ended; waits for one of them, or until it is hurried."""
         asked, answered = time.monotonic(), False
         for call, found in self._ends(calls, SHORT if soon else LONG, question):
+            answered = answered or not isinstance(found, LibsafeError)
             held = self.of_call(call)
             if held is None:
+                # Whoever asked about it alone has learned of its end before.
                 continue
             if isinstance(found, LibsafeError):
                 self._senseless(held, found)
             else:
-                answered = True
                 self.end(held, found)
         hurried = not soon and self._question is None
         if not answered and not hurried and time.monotonic() - asked < SHORT / 2:

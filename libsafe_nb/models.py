@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from libsafe_nb.errors import ExecutionError, LibsafeError, RunCancelled, RunFailed, RunTimeout
@@ -199,4 +198,4 @@ class Recovered:
         return self.status != "waiting"
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return asdict(self)
